@@ -1,0 +1,1 @@
+"""calibrate: teaches inspectord a part from known-good frames only."""

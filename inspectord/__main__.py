@@ -1,0 +1,3 @@
+from inspectord.cli import main
+
+raise SystemExit(main())

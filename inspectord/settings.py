@@ -1,0 +1,202 @@
+"""Settings of the daemon: a TOML file, then the environment (INSPECTORD_PUBLISH__VERDICTS=...) over it."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+
+from inspectord.errors import SettingsError
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class Strict(BaseModel):
+    """A misspelt key is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FolderSource(Strict):
+    """Replay of image files in name order."""
+
+    kind: Literal["folder"] = "folder"
+    path: Path
+    rate_hz: float | None = Field(
+        None, gt=0, le=10_000
+    )  # None: as fast as the ring takes them, none displaced
+    loop: bool = False
+    letterbox: bool = False  # scale and pad images of other sizes to the recipe's frame
+
+
+class VideoSource(Strict):
+    """Replay of a video file that OpenCV can read."""
+
+    kind: Literal["video"] = "video"
+    path: Path
+    rate_hz: float | None = Field(None, gt=0, le=10_000)  # None: the file's own rate
+    loop: bool = False
+    letterbox: bool = False
+
+
+class LineSource(Strict):
+    """A simulated line: rendered parts, known defects, triggers and an encoder; deterministic by seed."""
+
+    kind: Literal["line"] = "line"
+    seed: int = Field(0, ge=0)
+    rate_hz: float = Field(10.0, gt=0, le=10_000)  # parts a second
+    parts: int | None = Field(None, gt=0)  # None: endless
+    defect_rate: float = Field(0.1, ge=0, le=1)
+    width: int = Field(256, ge=64, le=8192)
+    height: int = Field(256, ge=64, le=8192)
+
+
+class Trigger(Strict):
+    """SFNC trigger nodes, set in this order and read back."""
+
+    selector: str = "FrameStart"
+    source: str = "Line1"  # "Software": the daemon triggers at software_rate_hz
+    activation: str | None = "RisingEdge"
+    software_rate_hz: float | None = Field(None, gt=0, le=1000)
+
+
+class GenicamSource(Strict):
+    """A camera through harvesters and any GenTL producer."""
+
+    kind: Literal["genicam"] = "genicam"
+    cti: Path
+    serial: str | None = None
+    model: str | None = None
+    user_id: str | None = None
+    pixel_format: str | None = None  # None: as the camera is set
+    features: dict[str, bool | int | float | str] = Field(default_factory=dict)  # set in order, read back
+    trigger: Trigger | None = None  # None: every frame is a trigger
+    chunks: bool = False  # chunk data (encoder, counters) where the camera sends it
+    buffers: int = Field(4, ge=2, le=64)
+    silent_s: float = Field(2.0, gt=0, le=3600)  # free-running and no frame for so long: camera lost
+
+
+Source = Annotated[FolderSource | VideoSource | LineSource | GenicamSource, Field(discriminator="kind")]
+
+
+class Camera(Strict):
+    name: Name
+    recipe: Name  # product below recipes_dir; its active version runs
+    source: Source
+    deadline_ms: float = Field(200.0, gt=0, le=60_000)  # trigger to verdict
+    ring_slots: int = Field(8, ge=2, le=256)
+
+
+class Publish(Strict):
+    verdicts: str = "tcp://127.0.0.1:5570"
+    replay: str = "tcp://127.0.0.1:5571"
+    heartbeat_ms: int = Field(100, ge=10, le=10_000)
+    encoding: Literal["json", "msgpack"] = "json"
+    replay_depth: int = Field(10_000, ge=10, le=1_000_000)  # verdicts kept in memory for replay, per camera
+
+    @field_validator("verdicts", "replay")
+    @classmethod
+    def _endpoint(cls, value: str) -> str:
+        if not value.startswith(("tcp://", "ipc://")):
+            raise ValueError(f"{value!r} is no endpoint; use tcp://ADDRESS:PORT or ipc:///PATH")
+        return value
+
+
+class Images(Strict):
+    """Rejected frames with their anomaly overlay, below state_dir/rejects."""
+
+    save: Literal["rejects", "none"] = "rejects"
+    quota_mb: int = Field(2000, ge=1)
+
+
+class Logging(Strict):
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class Inference(Strict):
+    device: str | None = None  # None: the recipe's; another device is refused unless the golden scores repeat
+    threads: int = Field(0, ge=0, le=256)  # per camera; 0: all cores shared between the cameras
+    cache_dir: Path | None = None  # compiled-model cache
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="INSPECTORD_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    station: Name = "station1"
+    state_dir: Path = Path("/var/lib/inspectord")
+    recipes_dir: Path = Path("/var/lib/inspectord/recipes")
+    cameras: list[Camera] = Field(min_length=1)
+    publish: Publish = Publish()
+    images: Images = Images()
+    logging: Logging = Logging()
+    inference: Inference = Inference()
+
+    @model_validator(mode="after")
+    def _unique_cameras(self) -> Settings:
+        names = [camera.name for camera in self.cameras]
+        if len(set(names)) != len(names):
+            raise ValueError(f"camera names must differ, got {names}")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return env_settings, init_settings  # the environment wins over the file
+
+
+def load_settings(path: Path) -> Settings:
+    """Settings from a TOML file and the environment; relative paths in the file start at its folder.
+
+    Raises SettingsError naming the file and each wrong key.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"can't read {path}: {error.strerror}; give a file with --config") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    try:
+        settings = Settings(**table)
+    except ValidationError as error:
+        raise SettingsError(f"{path}: {_explain(error)}") from error
+    return _anchored(settings, path.resolve().parent)
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for item in error.errors():
+        where = ".".join(str(part) for part in item["loc"]) or "settings"
+        lines.append(f"{where}: {item['msg']}")
+    return "; ".join(lines)
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    def below(model: Any) -> Any:
+        updates: dict[str, Any] = {}
+        for key, value in model:
+            if isinstance(value, Path):
+                updates[key] = folder / value
+            elif isinstance(value, BaseModel):
+                updates[key] = below(value)
+            elif isinstance(value, list) and value and isinstance(value[0], BaseModel):
+                updates[key] = [below(item) for item in value]
+        return model.model_copy(update=updates)
+
+    anchored: Settings = below(settings)
+    return anchored
