@@ -52,7 +52,7 @@ class Frame:
 
 
 def letterbox(pixels: Pixels, width: int, height: int) -> Pixels:
-    """Scale an image of shape (h, w) or (h, w, c) to fit into width x height, aspect kept, edges replicated."""
+    """Scale an image of shape (h, w) or (h, w, c) to fit into width x height, aspect kept, edges repeated."""
     scale = min(width / pixels.shape[1], height / pixels.shape[0])
     new_w, new_h = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
     if (new_w, new_h) != (pixels.shape[1], pixels.shape[0]):
