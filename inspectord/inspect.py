@@ -35,7 +35,8 @@ class Inspector:
     ) -> None:
         self.recipe = recipe
         self.device = device or recipe.spec.runtime.device
-        self._compiled = _compile(recipe, self.device, threads, cache_dir)
+        precision = recipe.spec.runtime.precision
+        self._compiled = compile_model(recipe.model_path, self.device, precision, threads, cache_dir)
         self._request = self._compiled.create_infer_request()
         self._slots: list[ov.Tensor] = []
 
@@ -51,6 +52,10 @@ class Inspector:
     def wait(self, timeout_s: float) -> bool:
         """True once the graph has finished; raises what the device raised."""
         return bool(self._request.wait_for(max(0, int(timeout_s * 1000))))
+
+    def renew(self) -> None:
+        """A fresh infer request from the same compiled graph, after one that raised."""
+        self._request = self._compiled.create_infer_request()
 
     def result(self) -> Result:
         return Result(
@@ -77,23 +82,23 @@ class Inspector:
         return data
 
 
-def _compile(recipe: Recipe, device: str, threads: int, cache_dir: Path | None) -> ov.CompiledModel:
-    config: dict[str, Any] = {
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": recipe.spec.runtime.precision,
-    }
+def compile_model(
+    model: ov.Model | Path, device: str, precision: str, threads: int = 0, cache_dir: Path | None = None
+) -> ov.CompiledModel:
+    """Compile for latency with precision and threads pinned; fit and daemon both come through here."""
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": precision}
     if device.startswith("CPU"):
         # Two daemons that pin by default stack on the same cores.
         config |= {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
     if cache_dir is not None:
         config["CACHE_DIR"] = str(cache_dir)
+    core = ov.Core()
     try:
-        core = ov.Core()
-        return core.compile_model(core.read_model(recipe.model_path), device, config)
+        return core.compile_model(core.read_model(model) if isinstance(model, Path) else model, device, config)
     except RuntimeError as error:
         raise RecipeError(
-            f"recipe {recipe.id} does not compile on {device}: {str(error).strip().splitlines()[-1]}; "
-            f"devices here: {', '.join(ov.Core().available_devices)}"
+            f"the model does not compile on {device}: {str(error).strip().splitlines()[-1]}; "
+            f"devices here: {', '.join(core.available_devices)}"
         ) from error
 
 

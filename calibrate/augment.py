@@ -1,0 +1,28 @@
+"""Rotated and shifted copies of good frames, for parts that do not lie quite still."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from inspectord.frame import Pixels
+
+MAX_ANGLE_DEG = 10.0
+MAX_SHIFT = 1 / 16  # of the side: the play of the paper's 224-pixel crop in a 256-pixel frame
+
+
+def augmented(pixels: Pixels, digest: str, copy: int, seed: int) -> Pixels:
+    """One copy of a frame (height, width, channels), turned by up to 10 degrees and shifted as a random crop.
+
+    The same frame, copy number and seed always give the same pixels. Defard et al. 2021, section V.C
+    (PaDiM on unaligned images).
+    """
+    rng = np.random.default_rng([int(digest[:16], 16), copy, seed])
+    height, width = pixels.shape[:2]
+    angle = rng.uniform(-MAX_ANGLE_DEG, MAX_ANGLE_DEG)
+    matrix = cv2.getRotationMatrix2D(((width - 1) / 2, (height - 1) / 2), angle, 1.0)
+    matrix[:, 2] += rng.uniform(-MAX_SHIFT, MAX_SHIFT, 2) * (width, height)
+    turned = cv2.warpAffine(
+        pixels, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+    )
+    return np.asarray(turned, np.uint8).reshape(pixels.shape)

@@ -1,0 +1,64 @@
+"""Feature extractors by name, each built straight into the recipe's OpenVINO graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from inspectord.errors import FitError
+
+Chosen = Sequence[npt.NDArray[np.int64] | None]
+
+
+class Backbone(Protocol):
+    """Builds feature maps; digest is a SHA-256 over everything that decides them."""
+
+    name: str
+    digest: str
+    layers: tuple[str, ...]
+
+    def features(self, images: ov.Output, chosen: Chosen) -> list[ov.Output]:
+        """One map of shape (n, channels, rows, columns) a layer, finest first.
+
+        images is float32 of shape (n, 1 or 3, height, width), 0..255, colours in the order red, green,
+        blue. chosen holds, a layer, the channels to keep in ascending order (None: all), so that what
+        nobody reads is never computed.
+        """
+        ...
+
+
+NAMES = ("bundled", "mobilenet_v2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+
+
+def open_backbone(name: str, weights: Path | None, layers: tuple[str, ...] | None) -> Backbone:
+    """A backbone by name, or from an ONNX/IR file with named layers.
+
+    Raises FitError for an unknown name, missing or wrong weights, or unknown layers.
+    """
+    if name == "bundled":
+        from calibrate.backbones.filterbank import FilterBank
+
+        return FilterBank(layers)
+    if Path(name).suffix in (".onnx", ".xml"):
+        from calibrate.backbones.external import External
+
+        return External(Path(name), layers)
+    if name not in NAMES:
+        raise FitError(f"unknown backbone {name!r}; use {', '.join(NAMES)} or an .onnx/.xml file")
+    if weights is None:
+        raise FitError(f"backbone {name} needs --weights FILE (.pth or .safetensors, torchvision's names)")
+    from calibrate.backbones.weights import read_state
+
+    state, digest = read_state(weights)
+    if name == "mobilenet_v2":
+        from calibrate.backbones.mobilenet import MobileNetV2
+
+        return MobileNetV2(state, digest, layers)
+    from calibrate.backbones.resnet import ResNet
+
+    return ResNet(name, state, digest, layers)

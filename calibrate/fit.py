@@ -1,0 +1,213 @@
+"""calibrate fit: from known-good frames to a recipe, in the order in which it happens."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from calibrate import padim
+from calibrate.augment import augmented
+from calibrate.backbones import Backbone, open_backbone
+from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
+from calibrate.heads import WhiteningWriter, is_packed, stored_values
+from calibrate.images import GoodFrames, collect_good_frames
+from calibrate.options import Estimate, FitOptions
+from calibrate.progress import Progress
+from calibrate.publish import Fitted, publish
+from calibrate.region import Region, make_region
+from calibrate.spool import Scratch, Spool
+from calibrate.tiles import Geometry, Joiner, plan
+from inspectord.errors import FitError
+from inspectord.frame import Pixels
+from inspectord.inspect import compile_model
+from inspectord.recipe import FrameSpec, Recipe
+
+DIMENSIONS = 100  # Defard et al. 2021, section IV: ResNet-18
+GOLDEN_FRAMES = 5
+GROUPED_FOLDS = 10  # where copies of one frame must be held out together
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before the first frame is fitted."""
+
+    options: FitOptions
+    good: GoodFrames
+    region: Region
+    geometry: Geometry
+    backbone: Backbone
+    reduction: Reduction
+    features: ov.CompiledModel
+    graph: ov.Model
+    folds: padim.Folds
+
+    @property
+    def frame(self) -> FrameSpec:
+        return _frame_spec(self.good)
+
+    @property
+    def positions(self) -> int:
+        rows, columns = self.geometry.tile_grid
+        return self.geometry.tiles * rows * columns
+
+    @property
+    def samples(self) -> int:
+        """Frames with their augmented copies."""
+        return len(self.good) * (1 + self.options.augment)
+
+    @property
+    def golden(self) -> npt.NDArray[np.int64]:
+        """Good frames, spread evenly, whose scores every start of the daemon repeats."""
+        return np.unique(np.linspace(0, len(self.good) - 1, GOLDEN_FRAMES).astype(np.int64))
+
+
+def prepare(options: FitOptions, progress: Progress) -> Plan:
+    """Read and check the frames, choose the geometry, compile the backbone.
+
+    Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
+    """
+    good = collect_good_frames(options.folders, options.letterbox, options.skip_bad, progress)
+    region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
+    backbone = open_backbone(options.backbone, options.weights, options.layers)
+    steps, channels = strides(backbone, good.shape[2])
+    geometry = plan(
+        region.roi,
+        cell=min(steps),
+        multiple=max(steps),
+        resize=options.resize,
+        tile=options.tile,
+        overlap=options.overlap,
+        grid=options.grid,
+    )
+    reduction = padim.reduce_dimensions(
+        channels, options.dimensions or DIMENSIONS, options.reduction, options.seed
+    )
+    graph = feature_model(_frame_spec(good), geometry, backbone, reduction, region.ignored)
+    features = compile_model(graph, options.device, options.precision, options.threads)
+    folds = _folds(good, options)
+    return Plan(options, good, region, geometry, backbone, reduction, features, graph, folds)
+
+
+def estimate(plan: Plan) -> Estimate:
+    """Time and memory of the fit; times one frame on this box."""
+    request = plan.features.create_infer_request()
+    frame = plan.good.read(0)[None]
+    request.infer([frame])
+    began = time.perf_counter()
+    request.infer([frame])
+    frame_s = time.perf_counter() - began
+    d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
+    packed = is_packed(p, d)
+    recipe = p * stored_values(d, packed) * (2 if packed else 4)
+    factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
+    operations = p * d * d * (2 * n * factorisations + d * factorisations)
+    return Estimate(
+        frames=len(plan.good),
+        positions=p,
+        dimensions=d,
+        frame_ms=frame_s * 1e3,
+        recipe_mb=recipe / 1e6,
+        disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
+        memory_mb=plan.options.memory_mb,
+        seconds=n * frame_s * 1.3 + operations / 15e9 + 10,
+        cell_px=plan.geometry.cell / plan.geometry.scale,
+    )
+
+
+def fit(plan: Plan, progress: Progress) -> Recipe:
+    """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
+    with Scratch() as folder:
+        writer, held_out, golden = _fit_gaussians(plan, folder, progress)
+        joiner = _joiner(plan)
+        tracked = progress.track(range(held_out.shape[0]), "scoring held-out frames")
+        fitted = Fitted(
+            held_out=np.array([joiner(held_out.read_frame(i)).max() for i in tracked]),
+            golden_scores=np.array([joiner(golden.read_frame(i)).max() for i in range(golden.shape[0])]),
+        )
+        held_out.close()
+        golden.close()
+        return publish(plan, recipe_model(plan.graph, writer, joiner), fitted, folder, progress)
+
+
+def _fit_gaussians(plan: Plan, folder: Path, progress: Progress) -> tuple[WhiteningWriter, Spool, Spool]:
+    options, p, d = plan.options, plan.positions, plan.reduction.dimensions
+    budget = max(50e6, (options.memory_mb * 1e6 - 600e6) / 2)
+    block = padim.block_width(plan.samples, d, budget)
+    features = Spool(folder, "features", plan.samples, p, d, block)
+    for index, embeddings in enumerate(_embeddings(plan, progress)):
+        features.write_frame(index, embeddings)
+    writer = WhiteningWriter(folder, p, d)
+    held_out = Spool(folder, "held_out", int(plan.folds.measured.sum()), p, 1, block)
+    golden = Spool(folder, "golden", len(plan.golden), p, 1, block)
+    blocks = progress.track(features.blocks(), "fitting positions")
+    stride = 1 + options.augment
+    padim.fit_positions(
+        features, blocks, options.epsilon, plan.folds, plan.golden * stride, writer, held_out, golden
+    )
+    features.close()
+    return writer, held_out, golden
+
+
+def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float32]]:
+    """Embeddings (positions, d) of every sample; a frame is followed by its augmented copies.
+
+    One frame a call: the batch never changes what is computed.
+    """
+    request = plan.features.create_infer_request()
+    for _, pixels in zip(
+        progress.track(range(plan.samples), "extracting features"), _samples(plan), strict=True
+    ):
+        request.infer([pixels[None]])
+        yield request.get_output_tensor(0).data
+
+
+def _samples(plan: Plan) -> Iterator[Pixels]:
+    for index, frame in enumerate(plan.good.frames):
+        pixels = plan.good.read(index)
+        yield pixels
+        for copy in range(plan.options.augment):
+            yield augmented(pixels, frame.digest, copy, plan.options.seed)
+
+
+def _folds(good: GoodFrames, options: FitOptions) -> padim.Folds:
+    """Number the folds; copies of a frame stay with it."""
+    count = len(good)
+    if options.folds == "run":
+        runs = sorted({frame.run for frame in good.frames})
+        if len(runs) < 2:
+            raise FitError("--folds run needs good frames of two runs or more; give several folders")
+        fold = np.array([runs.index(frame.run) for frame in good.frames])
+    elif options.folds == "loo":
+        fold = np.arange(count) if not options.augment else np.arange(count) % GROUPED_FOLDS
+    else:
+        fold = np.arange(count) % _fold_count(options.folds, count)
+    repeat = 1 + options.augment
+    measured = np.arange(count * repeat) % repeat == 0
+    return padim.Folds(of_frame=np.repeat(fold, repeat), measured=measured)
+
+
+def _fold_count(text: str, frames: int) -> int:
+    if not text.isdigit() or not 2 <= int(text) <= frames:
+        raise FitError(f"--folds is loo, run, or a number from 2 to the {frames} frames, got {text!r}")
+    return int(text)
+
+
+def _frame_spec(good: GoodFrames) -> FrameSpec:
+    height, width, channels = good.shape
+    return FrameSpec(
+        width=width,
+        height=height,
+        pixel_format="Mono8" if channels == 1 else "BGR8",
+        letterbox=good.letterboxed,
+    )
+
+
+def _joiner(plan: Plan) -> Joiner:
+    valid = valid_cells(plan.geometry, plan.region.ignored)
+    return Joiner(plan.geometry, valid, plan.options.smoothing_px / plan.geometry.cell)

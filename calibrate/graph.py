@@ -1,0 +1,233 @@
+"""The recipe's one graph: raw frame, tiles, backbone, statistics, joined map, scores."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+from openvino import opset15 as op
+
+from calibrate.backbones import Backbone
+from calibrate.tiles import Geometry, Joiner
+from inspectord.recipe import FrameSpec
+
+FILL = 128  # what the network sees where pixels are ignored
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """From all D channels to d: chosen channels per layer, or a (D, d) matrix split by layer."""
+
+    chosen: tuple[npt.NDArray[np.int64], ...]
+    matrices: tuple[npt.NDArray[np.float32], ...] | None = None
+
+    @property
+    def dimensions(self) -> int:
+        return self.matrices[0].shape[1] if self.matrices else sum(len(c) for c in self.chosen)
+
+
+class Head(Protocol):
+    """From embeddings (positions, d) to distances (positions,)."""
+
+    def build(self, embeddings: ov.Output) -> ov.Output: ...
+
+
+def feature_model(
+    frame: FrameSpec,
+    geometry: Geometry,
+    backbone: Backbone,
+    reduction: Reduction,
+    ignored: npt.NDArray[np.bool_] | None,
+) -> ov.Model:
+    """Graph from a frame, uint8 (1, height, width, channels), to embeddings (positions, d).
+
+    Positions run over tiles, then rows, then columns. ignored, bool (height, width), hides pixels.
+    """
+    pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
+    embeddings = _embeddings(pixels.output(0), geometry, backbone, reduction, ignored)
+    embeddings.get_tensor().set_names({"embeddings"})
+    return _named(ov.Model([op.result(embeddings)], [pixels], "features"))
+
+
+def recipe_model(features: ov.Model, head: Head, joiner: Joiner) -> ov.Model:
+    """The feature graph continued to outputs anomaly_map (rows, columns), tile_scores (tiles,) and score."""
+    embeddings = features.outputs[0].get_node().input_value(0)
+    joined = joined_map(head.build(embeddings), joiner)
+    tile_scores = _tile_scores(joined, joiner.geometry)
+    score = op.reduce_max(tile_scores, op.constant([0]), False).output(0)
+    results = []
+    for name, output in (("anomaly_map", joined), ("tile_scores", tile_scores), ("score", score)):
+        output.get_tensor().set_names({name})
+        results.append(op.result(output))
+    return _named(ov.Model(results, features.get_parameters(), "inspect"))
+
+
+def strides(backbone: Backbone, channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(stride, channels) of each layer, probed on a 256 x 256 image."""
+    probe = op.parameter([1, channels, 256, 256], ov.Type.f32)
+    maps = backbone.features(probe.output(0), [None] * len(backbone.layers))
+    shapes = [m.get_shape() for m in maps]
+    return tuple(256 // s[2] for s in shapes), tuple(s[1] for s in shapes)
+
+
+def _embeddings(
+    pixels: ov.Output,
+    geometry: Geometry,
+    backbone: Backbone,
+    reduction: Reduction,
+    ignored: npt.NDArray[np.bool_] | None,
+) -> ov.Output:
+    if ignored is not None and ignored.any():
+        pixels = op.select(
+            op.constant(ignored[None, :, :, None]), op.constant(np.uint8(FILL)), pixels
+        ).output(0)
+    tiles = _cut(_scaled(_region(pixels, geometry), geometry), geometry)
+    maps = backbone.features(tiles, reduction.chosen)
+    rows, columns = geometry.tile_grid
+    if reduction.matrices:
+        maps = [_projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
+        whole = _upsampled(maps[0], rows, columns)
+        for m in maps[1:]:
+            whole = op.add(whole, _upsampled(m, rows, columns)).output(0)
+    else:
+        whole = op.concat([_upsampled(m, rows, columns) for m in maps], 1).output(0)
+    last = op.transpose(whole, op.constant([0, 2, 3, 1]))
+    return op.reshape(last, op.constant([-1, reduction.dimensions]), False).output(0)
+
+
+def _region(pixels: ov.Output, geometry: Geometry) -> ov.Output:
+    """Crop the region of interest; to float32 NCHW, colours as red, green, blue."""
+    x, y, width, height = geometry.roi
+    frame = pixels.get_shape()
+    if (height, width) != (frame[1], frame[2]):
+        pixels = _slice(pixels, [y, x], [y + height, x + width], [1, 2])
+    planes = op.transpose(op.convert(pixels, ov.Type.f32), op.constant([0, 3, 1, 2])).output(0)
+    if frame[3] == 3:
+        planes = op.gather(planes, op.constant([2, 1, 0]), op.constant(np.int64(1))).output(0)
+    return planes
+
+
+def _scaled(planes: ov.Output, geometry: Geometry) -> ov.Output:
+    """Shrink: average whole pixels first, so that nothing aliases, then interpolate the rest."""
+    height, width = geometry.rows.length, geometry.columns.length
+    factor = int(1 / geometry.scale + 1e-9)
+    if factor > 1:
+        planes = op.avg_pool(
+            planes, [factor] * 2, [0, 0], [0, 0], [factor] * 2, True, rounding_type="ceil"
+        ).output(0)
+    if planes.get_shape()[2:] != [height, width]:
+        planes = op.interpolate(
+            planes,
+            op.constant([height, width]),
+            mode="linear_onnx",
+            shape_calculation_mode="sizes",
+            coordinate_transformation_mode="half_pixel",
+            axes=op.constant([2, 3]),
+        ).output(0)
+    return planes
+
+
+def _cut(planes: ov.Output, geometry: Geometry) -> ov.Output:
+    """Pad to the canvas by repeating the edge, then cut into a batch of tiles, row by row."""
+    rows, columns = geometry.rows, geometry.columns
+    bottom, right = rows.canvas - rows.length, columns.canvas - columns.length
+    if bottom or right:
+        ends = op.constant([0, 0, bottom, right])
+        planes = op.pad(planes, op.constant([0, 0, 0, 0]), ends, "edge").output(0)
+    if geometry.tiles == 1:
+        return planes
+    cuts = [
+        _slice(planes, [top, left], [top + rows.tile, left + columns.tile], [2, 3])
+        for top in rows.offsets
+        for left in columns.offsets
+    ]
+    return op.concat(cuts, 0).output(0)
+
+
+def _upsampled(maps: ov.Output, rows: int, columns: int) -> ov.Output:
+    """Nearest neighbour, as the PaDiM paper aligns its layers."""
+    if maps.get_shape()[2:] == [rows, columns]:
+        return maps
+    return op.interpolate(
+        maps,
+        op.constant([rows, columns]),
+        mode="nearest",
+        shape_calculation_mode="sizes",
+        coordinate_transformation_mode="asymmetric",
+        nearest_mode="floor",
+        axes=op.constant([2, 3]),
+    ).output(0)
+
+
+def _projected(maps: ov.Output, matrix: npt.NDArray[np.float32]) -> ov.Output:
+    kernel = np.ascontiguousarray(matrix.T)[:, :, None, None]
+    return op.convolution(maps, op.constant(kernel), [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
+
+
+def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
+    """Tile distances (positions,) joined, masked and blurred to (map rows, map columns); see tiles.Joiner."""
+    g = joiner.geometry
+    tile_rows, tile_columns = len(g.rows.offsets), len(g.columns.offsets)
+    cells = [tile_rows, tile_columns, *g.tile_grid]
+    mosaic = op.reshape(distances, op.constant(cells), False)
+    mosaic = op.transpose(mosaic, op.constant([0, 2, 1, 3]))
+    x = op.reshape(mosaic, op.constant([cells[0] * cells[2], cells[1] * cells[3]]), False).output(0)
+    if g.tiles > 1:
+        x = _sandwich(joiner.join_rows, x, joiner.join_columns)
+    if not joiner.valid.all():
+        x = op.multiply(x, op.constant(joiner.valid.astype(np.float32))).output(0)
+    x = _sandwich(joiner.smooth_rows, x, joiner.smooth_columns)
+    return op.multiply(x, op.constant(joiner.gain.astype(np.float32))).output(0)
+
+
+def _sandwich(left: npt.NDArray[Any], x: ov.Output, right: npt.NDArray[Any]) -> ov.Output:
+    """left @ x @ right.T"""
+    halfway = op.matmul(op.constant(left.astype(np.float32)), x, False, False)
+    return op.matmul(halfway, op.constant(right.astype(np.float32)), False, True).output(0)
+
+
+def _tile_scores(joined: ov.Output, geometry: Geometry) -> ov.Output:
+    """The highest cell of the joined map within each tile, (tiles,)."""
+    rows, columns = geometry.tile_grid
+    peaks = []
+    for top in geometry.rows.offsets:
+        for left in geometry.columns.offsets:
+            start = [top // geometry.cell, left // geometry.cell]
+            tile = _slice(joined, start, [start[0] + rows, start[1] + columns], [0, 1])
+            peak = op.reduce_max(tile, op.constant([0, 1]), False)
+            peaks.append(op.reshape(peak, op.constant([1]), False).output(0))
+    return op.concat(peaks, 0).output(0)
+
+
+def _slice(x: ov.Output, start: Sequence[int], stop: Sequence[int], axes: Sequence[int]) -> ov.Output:
+    ones = op.constant([1] * len(axes))
+    return op.slice(
+        x, op.constant(list(start)), op.constant(list(stop)), ones, op.constant(list(axes))
+    ).output(0)
+
+
+def _named(model: ov.Model) -> ov.Model:
+    """Names by position, so that the same recipe always has the same bytes."""
+    for number, node in enumerate(model.get_ordered_ops()):
+        node.set_friendly_name(f"{node.get_type_name()}_{number}")
+    return model
+
+
+def valid_cells(geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:
+    """Map cells that see at least one pixel of the region that is neither ignored nor padding."""
+    rows, columns = geometry.map_shape
+    span = geometry.cell / geometry.scale
+    x, y, width, height = geometry.roi
+    seen = np.ones((height, width), np.bool_)
+    if ignored is not None:
+        seen = ~ignored[y : y + height, x : x + width]
+    row_of = np.minimum((np.arange(height) / span).astype(int), rows - 1)
+    column_of = np.minimum((np.arange(width) / span).astype(int), columns - 1)
+    valid = np.zeros((rows, columns), np.bool_)
+    ys, xs = np.nonzero(seen)
+    valid[row_of[ys], column_of[xs]] = True
+    return valid

@@ -1,0 +1,143 @@
+"""PaDiM: a Gaussian per position, and how far a part's patches lie from it.
+
+Defard et al. 2021, "PaDiM: a Patch Distribution Modeling Framework for Anomaly Detection and
+Localization". Covariances are regularised by epsilon on the diagonal (eq. 1); distances are
+Mahalanobis (eq. 2). All statistics are float64; the graph holds float32, or 16-bit fixed point
+where float32 would be larger than PACK_ABOVE_BYTES.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg.lapack import dtrtri
+
+from calibrate.graph import Reduction
+from calibrate.heads import WhiteningWriter
+from calibrate.spool import Spool
+from calibrate.tiles import Doubles
+from inspectord.errors import FitError
+
+Indices = npt.NDArray[np.int64]
+
+
+def reduce_dimensions(channels: tuple[int, ...], dimensions: int, how: str, seed: int) -> Reduction:
+    """Keep `dimensions` of all channels: a seeded random choice (PaDiM), or a random semi-orthogonal
+    projection (Kim et al. 2021, "Semi-orthogonal Embedding"); all channels where fewer exist.
+    """
+    total, rng = sum(channels), np.random.default_rng(seed)
+    everything = tuple(np.arange(c) for c in channels)
+    if dimensions >= total:
+        return Reduction(everything)
+    edges = np.cumsum((0, *channels))
+    if how == "random":
+        index = np.sort(rng.permutation(total)[:dimensions])
+        parts = [index[(index >= a) & (index < b)] - a for a, b in pairwise(edges)]
+        return Reduction(tuple(parts))
+    q, r = np.linalg.qr(rng.standard_normal((total, dimensions)))
+    q = (q * np.sign(np.diag(r))).astype(np.float32)
+    matrices = tuple(q[a:b] for a, b in pairwise(edges))
+    return Reduction(everything, matrices)
+
+
+@dataclass(frozen=True)
+class Folds:
+    """Which frames are held out together: fold numbers (n,); measured (n,) marks the unaugmented frames."""
+
+    of_frame: Indices
+    measured: npt.NDArray[np.bool_]
+
+    @property
+    def leave_one_out(self) -> bool:
+        return len(np.unique(self.of_frame)) == len(self.of_frame)
+
+
+def whiten(covariance: Doubles) -> Doubles:
+    """Lower triangular W with W' W = covariance^-1, of a batch (positions, d, d).
+
+    Raises FitError where a covariance is not positive definite.
+    """
+    try:
+        factors = np.linalg.cholesky(covariance)
+    except np.linalg.LinAlgError as error:
+        raise FitError("a covariance is singular; give a larger --epsilon") from error
+    return np.stack([dtrtri(factor, lower=1)[0] for factor in factors])
+
+
+def gaussians(x: Doubles, epsilon: float) -> tuple[Doubles, Doubles]:
+    """Mean (positions, d) and covariance (positions, d, d) of x (positions, frames, d); eq. 1."""
+    mean = x.mean(axis=1)
+    centred = x - mean[:, None]
+    covariance = centred.transpose(0, 2, 1) @ centred / (x.shape[1] - 1)
+    covariance[:, np.arange(x.shape[2]), np.arange(x.shape[2])] += epsilon
+    return mean, covariance
+
+
+def distances(x: Doubles, mean: Doubles, whitening: Doubles) -> Doubles:
+    """Mahalanobis distance of x (positions, frames, d) as (positions, frames); eq. 2."""
+    return np.asarray(np.linalg.norm((x - mean[:, None]) @ whitening.transpose(0, 2, 1), axis=2))
+
+
+def leave_one_out(x: Doubles, epsilon: float) -> Doubles:
+    """Distance of every frame to the Gaussian of all others, (positions, frames), in one factorisation.
+
+    With z = x_i - mean: Cov without i = (n-1)/(n-2) S - c z z', c = n/((n-1)(n-2)), and
+    x_i - mean without i = n/(n-1) z, so Sherman-Morrison gives D^2 = (n/(n-1))^2 q / (1 - c q)
+    with q = z' ((n-1)/(n-2) S + epsilon I)^-1 z.
+    """
+    n = x.shape[1]
+    scaled = (n - 1) / (n - 2)
+    mean, covariance = gaussians(x, epsilon / scaled)
+    q = distances(x, mean, whiten(covariance * scaled)) ** 2
+    # q < 1/c holds in exact arithmetic; rounding must not turn the most unusual part into a NaN.
+    rest = np.maximum(1 - n / ((n - 1) * (n - 2)) * q, 1e-9)
+    return np.asarray(n / (n - 1) * np.sqrt(q / rest))
+
+
+def held_out(x: Doubles, epsilon: float, folds: Folds) -> Doubles:
+    """Distance of every measured frame to the Gaussian without its fold, (positions, measured)."""
+    if folds.leave_one_out:
+        return leave_one_out(x, epsilon)
+    out = np.empty(x.shape[:2])
+    for fold in np.unique(folds.of_frame):
+        members = folds.of_frame == fold
+        mean, covariance = gaussians(x[:, ~members], epsilon)
+        out[:, members] = distances(x[:, members], mean, whiten(covariance))
+    return out[:, folds.measured]
+
+
+def block_width(frames: int, dimensions: int, budget_bytes: float) -> int:
+    """Positions at once: about three copies of the features and six of the matrices fit the budget."""
+    each = 8 * dimensions * (3.5 * frames + 6 * dimensions)
+    return max(1, min(512, int(budget_bytes / each)))
+
+
+def fit_positions(
+    features: Spool,
+    blocks: Iterable[tuple[int, int]],
+    epsilon: float,
+    folds: Folds,
+    golden: Indices,
+    writer: WhiteningWriter,
+    held_out_spool: Spool,
+    golden_spool: Spool,
+) -> None:
+    """Fit every position's Gaussian, block by block (features.blocks()); distances go to the two spools.
+
+    held_out_spool receives (measured frames, positions, 1), golden_spool the in-sample distances of
+    the golden frames: what the compiled graph must repeat.
+    """
+    for start, width in blocks:
+        x = features.read_block(start, width).transpose(1, 0, 2).astype(np.float64)
+        mean, covariance = gaussians(x, epsilon)
+        whitening = whiten(covariance)
+        writer.write(start, mean, whitening)
+        in_sample = distances(x[:, golden], mean, whitening)
+        golden_spool.write_block(start, in_sample.T[..., None].astype(np.float32))
+        del covariance, whitening
+        away = held_out(x, epsilon, folds)
+        held_out_spool.write_block(start, away.T[..., None].astype(np.float32))

@@ -1,0 +1,213 @@
+"""From fitted statistics to a published recipe: graph, golden scores, limit, parity gate, hashes, report."""
+
+from __future__ import annotations
+
+import json
+import platform
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+import tomli_w
+
+from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process
+from calibrate.limits import Limit, find_limit
+from calibrate.progress import Progress
+from calibrate.report import Example, ReportData, write_report
+from calibrate.store import Staging, activate, new_version
+from inspectord import __version__
+from inspectord.errors import FitError
+from inspectord.recipe import SCHEMA, Recipe, content_hash, file_hash, load_recipe
+
+if TYPE_CHECKING:
+    from calibrate.fit import Plan
+
+GOLDEN_TOLERANCE = 1e-4  # relative, between starts on one box
+PARITY_F32 = 1e-3  # relative, between the compiled graph and the float64 statistics
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the statistics say, before the compiled graph was asked."""
+
+    held_out: npt.NDArray[np.float64]  # (frames,) scores of good parts, each held out
+    golden_scores: npt.NDArray[np.float64]  # (golden frames,) in-sample, float64
+
+
+def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress: Progress) -> Recipe:
+    """Write the next version of the product, or nothing: it appears whole, after its gate.
+
+    folder takes temporary files. Raises FitError where the compiled graph disagrees with the statistics.
+    """
+    options = plan.options
+    with new_version(options.recipes_dir, options.product) as staging:
+        ov.serialize(model, staging.path / "model.xml", staging.path / "model.bin")
+        del model
+        scored = _scored(plan, fitted, staging.path, folder, progress)
+        held_out = fitted.held_out * _widening(plan, fitted, scored)
+        limit = find_limit(held_out, options.max_false_reject_rate)
+        _write_golden(staging.path, plan, scored)
+        _write_toml(staging.path, _table(plan, limit, staging.path))
+        _write_provenance(staging.path, plan)
+        for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
+            check_in_fresh_process(staging.path, options.threads)
+        _write_report(staging, plan, limit, held_out, scored)
+    if options.activate:
+        return activate(options.recipes_dir, options.product, staging.version)
+    return load_recipe(staging.final)
+
+
+def _scored(plan: Plan, fitted: Fitted, staging: Path, folder: Path, progress: Progress) -> Scored:
+    """Golden frames, then the three examples of the report, scored by the compiled graph."""
+    (staging / "golden").mkdir()
+    paths = []
+    for number, index in enumerate([*plan.golden, *_examples(fitted.held_out)]):
+        golden = number < len(plan.golden)
+        path = (staging / "golden" if golden else folder) / f"frame_{number}.png"
+        if not cv2.imwrite(str(path), plan.good.read(int(index))):
+            raise FitError(f"can't write {path}; is the disk full?")
+        paths.append(path)
+    options = plan.options
+    for _ in progress.track(range(1), "scoring golden frames with the compiled graph"):
+        scored = score_in_fresh_process(
+            staging / "model.xml", options.device, options.precision, options.threads, paths, folder
+        )
+    return scored
+
+
+def _examples(held_out: npt.NDArray[np.float64]) -> list[int]:
+    """Frames with the lowest, the median and the highest held-out score."""
+    order = np.argsort(held_out, kind="stable")
+    return [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
+
+
+def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
+    """Factor on the held-out scores for a graph that is less exact than the statistics; 1 in f32.
+
+    Raises FitError where an f32 graph is off by more than PARITY_F32: the graph would be wrong.
+    """
+    compiled = scored.scores[: len(plan.golden)]
+    ratio = compiled / np.maximum(fitted.golden_scores, 1e-12)
+    worst = float(np.max(np.abs(ratio - 1)))
+    if plan.options.precision == "f32" and not worst <= PARITY_F32:
+        raise FitError(
+            f"the compiled graph's scores differ from the statistics by {worst:.2%}; "
+            "the recipe was not published: report this with the frames"
+        )
+    if not np.isfinite(worst):
+        raise FitError("the compiled graph gives no finite score; use --precision f32")
+    return 1.0 if plan.options.precision == "f32" else max(1.0, float(ratio.max()))
+
+
+def _write_golden(staging: Path, plan: Plan, scored: Scored) -> None:
+    table = [
+        {
+            "file": f"frame_{number}.png",
+            "score": float(scored.scores[number]),
+            "tile_scores": [float(value) for value in scored.tile_scores[number]],
+        }
+        for number in range(len(plan.golden))
+    ]
+    (staging / "golden" / "scores.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
+
+
+def _table(plan: Plan, limit: Limit, staging: Path) -> dict[str, Any]:
+    """recipe.toml; holds no time, host or path, so the same frames always give the same hash."""
+    options, geometry = plan.options, plan.geometry
+    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    folds = {"loo": "leave-one-out", "run": "one run at a time"}.get(options.folds, f"{options.folds} folds")
+    if options.augment and options.folds == "loo":
+        folds = f"{len(np.unique(plan.folds.of_frame))} folds"
+    return {
+        "schema_version": SCHEMA,
+        "product": options.product,
+        "frame": plan.frame.model_dump(),
+        "region": {"roi": list(geometry.roi), "ignored_fraction": plan.region.ignored_fraction},
+        "tiles": {
+            "rows": len(geometry.rows.offsets),
+            "columns": len(geometry.columns.offsets),
+            "height": geometry.rows.tile,
+            "width": geometry.columns.tile,
+            "overlap": options.overlap,
+            "scale": geometry.scale,
+            "cell_px": geometry.cell / geometry.scale,
+        },
+        "model": {
+            "kind": "padim",
+            "backbone": plan.backbone.name,
+            "backbone_hash": plan.backbone.digest,
+            "layers": list(plan.backbone.layers),
+            "parameters": {
+                "dimensions": plan.reduction.dimensions,
+                "reduction": options.reduction,
+                "seed": options.seed,
+                "augment": options.augment,
+                "epsilon": options.epsilon,
+                "smoothing_px": options.smoothing_px,
+                "good_frames": plan.good.digest,
+            },
+        },
+        "runtime": {
+            "device": options.device,
+            "precision": options.precision,
+            "openvino": ov.__version__,
+        },
+        "limits": limit.for_recipe(folds).model_dump(),
+        "golden": {"frames": len(plan.golden), "tolerance": GOLDEN_TOLERANCE},
+        "files": {str(path.relative_to(staging)): file_hash(path) for path in files},
+    }
+
+
+def _write_toml(staging: Path, table: dict[str, Any]) -> None:
+    whole = {"content_hash": content_hash(table), **table}
+    (staging / "recipe.toml").write_text(tomli_w.dumps(whole), encoding="utf-8")
+
+
+def _provenance(plan: Plan) -> dict[str, str]:
+    """Where and from what; for people, outside the recipe's hash."""
+    return {
+        "fitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "host": platform.node(),
+        "command": " ".join(sys.argv),
+        "folders": ", ".join(str(folder) for folder in plan.options.folders),
+        "good images": str(len(plan.good)),
+        "exact duplicates left out": str(plan.good.duplicates),
+        "unreadable images skipped": str(len(plan.good.skipped)),
+        "inspectord": __version__,
+        "openvino": ov.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _write_provenance(staging: Path, plan: Plan) -> None:
+    text = json.dumps(_provenance(plan), indent=1, ensure_ascii=False)
+    (staging / "provenance.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _write_report(
+    staging: Staging, plan: Plan, limit: Limit, held_out: npt.NDArray[np.float64], scored: Scored
+) -> None:
+    titles = ("lowest", "median", "highest")
+    first = len(plan.golden)
+    examples = [
+        Example(title, plan.good.read(index), scored.maps[first + number])
+        for number, (title, index) in enumerate(zip(titles, _examples(held_out), strict=True))
+    ]
+    data = ReportData(
+        product=plan.options.product,
+        version=staging.version,
+        spec=load_recipe(staging.path).spec,
+        limit=limit,
+        held_out=held_out,
+        names=[str(frame.path) for frame in plan.good.frames],
+        examples=examples,
+        warnings=list(limit.warnings),
+        provenance=_provenance(plan),
+    )
+    write_report(staging.path / "report.html", data)
