@@ -43,8 +43,7 @@ class Plan:
     geometry: Geometry
     backbone: Backbone
     reduction: Reduction
-    features: ov.CompiledModel
-    graph: ov.Model
+    graph: ov.Model  # frame to embeddings
     folds: padim.Folds
 
     @property
@@ -68,7 +67,7 @@ class Plan:
 
 
 def prepare(options: FitOptions, progress: Progress) -> Plan:
-    """Read and check the frames, choose the geometry, compile the backbone.
+    """Read and check the frames, choose the geometry, build the feature graph.
 
     Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
     """
@@ -89,19 +88,19 @@ def prepare(options: FitOptions, progress: Progress) -> Plan:
         channels, options.dimensions or DIMENSIONS, options.reduction, options.seed
     )
     graph = feature_model(_frame_spec(good), geometry, backbone, reduction, region.ignored)
-    features = compile_model(graph, options.device, options.precision, options.threads)
-    folds = _folds(good, options)
-    return Plan(options, good, region, geometry, backbone, reduction, features, graph, folds)
+    return Plan(options, good, region, geometry, backbone, reduction, graph, _folds(good, options))
+
+
+def _request(plan: Plan) -> ov.InferRequest:
+    """The feature graph, compiled as the recipe will run; its memory goes with the request."""
+    options = plan.options
+    compiled = compile_model(plan.graph, options.device, options.precision, options.threads)
+    return compiled.create_infer_request()
 
 
 def estimate(plan: Plan) -> Estimate:
     """Time and memory of the fit; times one frame on this box."""
-    request = plan.features.create_infer_request()
-    frame = plan.good.read(0)[None]
-    request.infer([frame])
-    began = time.perf_counter()
-    request.infer([frame])
-    frame_s = time.perf_counter() - began
+    frame_s = _frame_seconds(plan)
     d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
     packed = is_packed(p, d)
     recipe = p * stored_values(d, packed) * (2 if packed else 4)
@@ -118,6 +117,14 @@ def estimate(plan: Plan) -> Estimate:
         seconds=n * frame_s * 1.3 + operations / 15e9 + 10,
         cell_px=plan.geometry.cell / plan.geometry.scale,
     )
+
+
+def _frame_seconds(plan: Plan) -> float:
+    request, frame = _request(plan), plan.good.read(0)[None]
+    request.infer([frame])
+    began = time.perf_counter()
+    request.infer([frame])
+    return time.perf_counter() - began
 
 
 def fit(plan: Plan, progress: Progress) -> Recipe:
@@ -159,7 +166,7 @@ def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float
 
     One frame a call: the batch never changes what is computed.
     """
-    request = plan.features.create_infer_request()
+    request = _request(plan)
     for _, pixels in zip(
         progress.track(range(plan.samples), "extracting features"), _samples(plan), strict=True
     ):

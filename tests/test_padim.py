@@ -1,0 +1,155 @@
+"""The statistics are PaDiM's, exact, and independent of how they are cut into blocks."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as op
+
+from calibrate import heads, padim
+from calibrate.spool import Spool
+from inspectord.errors import FitError
+
+EPSILON = 0.01
+
+
+@pytest.fixture
+def samples():
+    """(positions, frames, d) with correlated features."""
+    rng = np.random.default_rng(5)
+    mixing = rng.standard_normal((6, 12, 12))
+    return rng.standard_normal((6, 30, 12)) @ mixing + rng.standard_normal((6, 1, 12)) * 3
+
+
+def plain(x, others, epsilon):
+    """Distance of x (d,) to the Gaussian of others (n, d), by numpy's own covariance and inverse."""
+    covariance = np.cov(others, rowvar=False) + epsilon * np.eye(len(x))
+    z = x - others.mean(axis=0)
+    return np.sqrt(z @ np.linalg.inv(covariance) @ z)
+
+
+def test_distances_are_mahalanobis(samples):
+    mean, covariance = padim.gaussians(samples, EPSILON)
+    found = padim.distances(samples, mean, padim.whiten(covariance))
+    expected = [[plain(x, position, EPSILON) for x in position] for position in samples]
+    assert np.allclose(found, expected, rtol=1e-9)
+
+
+def test_leave_one_out_equals_refitting_without_the_frame(samples):
+    found = padim.leave_one_out(samples, EPSILON)
+    expected = [
+        [plain(position[i], np.delete(position, i, axis=0), EPSILON) for i in range(len(position))]
+        for position in samples
+    ]
+    assert np.allclose(found, expected, rtol=1e-8)
+
+
+def test_leave_one_out_holds_with_fewer_frames_than_features(samples):
+    few = samples[:, :8]
+    expected = plain(few[2, 3], np.delete(few[2], 3, axis=0), EPSILON)
+    assert np.isclose(padim.leave_one_out(few, EPSILON)[2, 3], expected, rtol=1e-8)
+
+
+def test_leave_one_out_without_shrinkage_is_the_known_closed_form(samples):
+    n = samples.shape[1]
+    mean, covariance = padim.gaussians(samples, 0.0)
+    inside = padim.distances(samples, mean, padim.whiten(covariance)) ** 2
+    known = n**2 * (n - 2) * inside / ((n - 1) * ((n - 1) ** 2 - n * inside))
+    assert np.allclose(padim.leave_one_out(samples, 0.0) ** 2, known, rtol=1e-6)
+
+
+def test_held_out_folds_equal_refitting_without_the_fold(samples):
+    fold = np.repeat(np.arange(10), 3)
+    measured = np.arange(30) % 3 == 0
+    found = padim.held_out(samples, EPSILON, padim.Folds(fold, measured))
+    assert found.shape == (6, 10)
+    for i in range(10):
+        expected = plain(samples[4, 3 * i], samples[4, fold != i], EPSILON)
+        assert np.isclose(found[4, i], expected, rtol=1e-9)
+
+
+def fit_in_blocks(samples, folder, block, golden=(0, 7)):
+    positions, frames, d = samples.shape
+    folder.mkdir()
+    features = Spool(folder, "features", frames, positions, d, block)
+    for i in range(frames):
+        features.write_frame(i, samples[:, i].astype(np.float32))
+    writer = heads.WhiteningWriter(folder, positions, d)
+    away = Spool(folder, "away", frames, positions, 1, block)
+    inside = Spool(folder, "inside", len(golden), positions, 1, block)
+    folds = padim.Folds(np.arange(frames), np.ones(frames, bool))
+    padim.fit_positions(
+        features, features.blocks(), EPSILON, folds, np.array(golden), writer, away, inside
+    )
+    return writer, away, inside
+
+
+def head_distances(writer, embeddings):
+    entry = op.parameter(list(embeddings.shape), ov.Type.f32)
+    model = ov.Model([op.result(writer.build(entry.output(0)))], [entry], "head")
+    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
+    return ov.Core().compile_model(model, "CPU", settings)([embeddings])[0]
+
+
+def test_the_width_of_blocks_changes_nothing(samples, tmp_path):
+    whole = fit_in_blocks(samples, tmp_path / "whole", 6)
+    cut = fit_in_blocks(samples, tmp_path / "cut", 4)
+    embeddings = samples[:, 1].astype(np.float32)
+    assert np.array_equal(head_distances(whole[0], embeddings), head_distances(cut[0], embeddings))
+    assert all(np.array_equal(whole[1].read_frame(i), cut[1].read_frame(i)) for i in range(30))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_graph_gives_the_float64_distances(samples, tmp_path, packed, monkeypatch):
+    if packed:
+        monkeypatch.setattr(heads, "PACK_ABOVE_BYTES", 0)
+    writer, _, inside = fit_in_blocks(samples, tmp_path / "fit", 5)
+    assert writer.packed == packed
+    for number, frame in enumerate((0, 7)):
+        x = samples[:, frame].astype(np.float32)
+        expected = [
+            plain(x[p].astype(float), samples[p].astype(np.float32).astype(float), EPSILON) for p in range(6)
+        ]
+        assert np.allclose(head_distances(writer, x), expected, rtol=1e-4)
+        assert np.allclose(inside.read_frame(number)[:, 0], expected, rtol=1e-5)
+
+
+def test_a_loop_takes_any_number_of_positions(tmp_path, monkeypatch):
+    monkeypatch.setattr(heads, "PACK_ABOVE_BYTES", 0)
+    samples = np.random.default_rng(0).standard_normal((130, 15, 5))
+    writer, _, inside = fit_in_blocks(samples, tmp_path / "fit", 7)
+    found = head_distances(writer, samples[:, 7].astype(np.float32))
+    assert np.allclose(found, inside.read_frame(1)[:, 0], rtol=1e-4)
+
+
+def test_packing_halves_what_is_stored():
+    assert heads.stored_values(550, packed=True) * 2 < 0.6 * 550 * 550 * 2
+    assert heads.is_packed(56 * 56, 550)
+    assert not heads.is_packed(64 * 64, 100)
+
+
+def test_random_reduction_is_seeded_and_spans_all_layers():
+    a, b, c = (padim.reduce_dimensions((64, 128, 256), 100, "random", seed) for seed in (0, 0, 1))
+    assert all(np.array_equal(x, y) for x, y in zip(a.chosen, b.chosen, strict=True))
+    assert a.dimensions == 100
+    assert any(len(x) != len(y) or (x != y).any() for x, y in zip(a.chosen, c.chosen, strict=True))
+
+
+def test_semi_orthogonal_reduction_has_orthonormal_columns():
+    reduction = padim.reduce_dimensions((10, 20), 8, "semi-orthogonal", 0)
+    q = np.concatenate(reduction.matrices)
+    assert np.allclose(q.T @ q, np.eye(8), atol=1e-6)
+
+
+def test_a_singular_covariance_says_what_to_do():
+    with pytest.raises(FitError, match="--epsilon"):
+        padim.whiten(np.zeros((1, 3, 3)))
+
+
+def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
+    from types import SimpleNamespace
+
+    monkeypatch.setattr("calibrate.spool.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
+    with pytest.raises(FitError, match="TMPDIR"):
+        Spool(tmp_path, "features", 10, 10, 10, 5)
