@@ -1,0 +1,107 @@
+"""Image files, read strictly: what is not plainly 8-bit grey or colour is refused, never converted."""
+
+from __future__ import annotations
+
+import re
+import struct
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from inspectord.errors import FrameError, SourceError
+from inspectord.frame import Pixels
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+
+
+class ImageKindError(FrameError):
+    """The file is sound, but its depth or channels are not what a recipe can have."""
+
+
+def list_images(folder: Path) -> list[Path]:
+    """All image files below folder, in natural name order (2.png before 10.png).
+
+    Raises SourceError for a folder that is missing, unreadable or without images.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"no folder {folder}; give a folder with {_named(SUFFIXES)} files")
+    try:
+        found = [path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
+    except OSError as error:
+        raise SourceError(f"can't list {folder}: {error.strerror}; check its permissions") from error
+    if not found:
+        raise SourceError(f"no images in {folder}; it needs {_named(SUFFIXES)} files")
+    return sorted(found, key=lambda path: natural_key(path.relative_to(folder).as_posix()))
+
+
+def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
+    """Sorting key that reads digits as numbers; the name itself decides between 1.png and 01.png."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], name
+
+
+def read_image(path: Path) -> Pixels:
+    """The file's pixels, uint8 of shape (height, width, channels): 1 channel grey, 3 channels BGR.
+
+    Raises FrameError for a file that is unreadable, damaged or cut short, and its kind ImageKindError for
+    more than 8 bits, a palette or real transparency.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise FrameError(
+            f"can't read {path}: {error.strerror}; check the file and its permissions"
+        ) from error
+    if _is_cut(data):
+        raise FrameError(f"{path} is cut short ({len(data)} bytes); copy it again from where it was made")
+    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x03":
+        raise ImageKindError(f"{path} has a palette; convert it to plain grey or RGB first")
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except cv2.error:
+        image = None
+    if image is None:
+        raise FrameError(f"{path} is no image that can be decoded; remove it or copy it again")
+    return _plain(np.asarray(image), path)
+
+
+def _plain(image: np.ndarray, path: Path) -> Pixels:
+    if image.dtype != np.uint8:
+        bits = 8 * image.dtype.itemsize
+        raise ImageKindError(f"{path} has {bits} bits a channel; convert to 8 bit first")
+    if image.ndim == 2:
+        image = image[:, :, np.newaxis]
+    if image.shape[2] == 4 and (image[:, :, 3] == 255).all():
+        image = np.ascontiguousarray(image[:, :, :3])
+    if image.shape[2] not in (1, 3):
+        raise ImageKindError(
+            f"{path} has {image.shape[2]} channels or is transparent; convert it to plain grey or RGB first"
+        )
+    return image
+
+
+def _is_cut(data: bytes) -> bool:
+    """True where the end is missing: OpenCV fills the rest of such a PNG or JPEG with grey, silently."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return _png_is_cut(data)
+    if data.startswith(b"\xff\xd8"):
+        # A thumbnail has its own end mark, but the image's scan starts after it.
+        return data.rfind(b"\xff\xd9") < max(data.rfind(b"\xff\xda"), 2)
+    if data.startswith(b"BM") and len(data) >= 14:
+        return len(data) < int.from_bytes(data[2:6], "little")
+    return False
+
+
+def _png_is_cut(data: bytes) -> bool:
+    at = 8
+    while at + 12 <= len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        if data[at + 4 : at + 8] == b"IEND":
+            return False
+        at += 12 + size
+    return True
+
+
+def _named(suffixes: set[str]) -> str:
+    return ", ".join(sorted(suffixes))
