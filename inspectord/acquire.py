@@ -53,7 +53,8 @@ class Acquisition:
         self._control.send("started")
         while not self._control.closed and not self._source.ended:
             self._beat()
-            if self._source.backpressure and not self._ring.wait_free(WAIT_S):
+            # An empty ring: a frame that had to queue would use up its deadline waiting for its turn.
+            if self._source.backpressure and not self._ring.wait_free(WAIT_S, self._ring.slots):
                 continue
             item = self._source.next(WAIT_S)
             if item is not None:

@@ -47,6 +47,12 @@ class StateError(InspectordError):
     exit_code = 73
 
 
+class MessageError(InspectordError):
+    """Bytes that are no message of this version."""
+
+    exit_code = 65
+
+
 class FitError(InspectordError):
     """The good frames can't give a recipe."""
 

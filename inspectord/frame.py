@@ -51,15 +51,20 @@ class Frame:
     slot: int | None
 
 
+def letterbox_inner(height: int, width: int, to_height: int, to_width: int) -> tuple[int, int, int, int]:
+    """Where an image of (height, width) lies in a letterboxed frame: left, top, width, height in pixels."""
+    scale = min(to_width / width, to_height / height)
+    new_width, new_height = max(1, round(width * scale)), max(1, round(height * scale))
+    return (to_width - new_width) // 2, (to_height - new_height) // 2, new_width, new_height
+
+
 def letterbox(pixels: Pixels, width: int, height: int) -> Pixels:
     """Scale an image of shape (h, w) or (h, w, c) to fit into width x height, aspect kept, edges repeated."""
-    scale = min(width / pixels.shape[1], height / pixels.shape[0])
-    new_w, new_h = max(1, round(pixels.shape[1] * scale)), max(1, round(pixels.shape[0] * scale))
-    if (new_w, new_h) != (pixels.shape[1], pixels.shape[0]):
-        how = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        pixels = np.asarray(cv2.resize(pixels, (new_w, new_h), interpolation=how), np.uint8)
-    left, top = (width - new_w) // 2, (height - new_h) // 2
+    left, top, inner_w, inner_h = letterbox_inner(pixels.shape[0], pixels.shape[1], height, width)
+    if (inner_w, inner_h) != (pixels.shape[1], pixels.shape[0]):
+        how = cv2.INTER_AREA if inner_w < pixels.shape[1] else cv2.INTER_LINEAR
+        pixels = np.asarray(cv2.resize(pixels, (inner_w, inner_h), interpolation=how), np.uint8)
     padded = cv2.copyMakeBorder(
-        pixels, top, height - new_h - top, left, width - new_w - left, cv2.BORDER_REPLICATE
+        pixels, top, height - inner_h - top, left, width - inner_w - left, cv2.BORDER_REPLICATE
     )
     return np.asarray(padded, np.uint8)

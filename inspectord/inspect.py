@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,14 +93,26 @@ def compile_model(
         config |= {"ENABLE_CPU_PINNING": False, "INFERENCE_NUM_THREADS": threads}
     if cache_dir is not None:
         config["CACHE_DIR"] = str(cache_dir)
-    core = ov.Core()
+    core = _core()
     try:
-        return core.compile_model(core.read_model(model) if isinstance(model, Path) else model, device, config)
+        return core.compile_model(
+            core.read_model(model) if isinstance(model, Path) else model, device, config
+        )
     except RuntimeError as error:
         raise RecipeError(
             f"the model does not compile on {device}: {str(error).strip().splitlines()[-1]}; "
             f"devices here: {', '.join(core.available_devices)}"
         ) from error
+
+
+@functools.cache
+def _core() -> ov.Core:
+    """The process's only Core, never destroyed.
+
+    Its CPU plugin gives the thread that makes it an alternate signal stack, and unmaps that stack when it is
+    destroyed, in whatever thread: with a Core per model, the first SIGTERM after a reload was a SIGSEGV.
+    """
+    return ov.Core()
 
 
 def check_golden(inspector: Inspector) -> float:

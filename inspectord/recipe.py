@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 
 from inspectord.errors import RecipeError
 
@@ -74,7 +74,7 @@ class RuntimeSpec(_Part):
 class Limits(_Part):
     """score: reject above it. The rates are of good parts; see calibrate.limits for how they are found."""
 
-    score: float
+    score: FiniteFloat  # an infinite limit would pass everything
     wanted_false_reject_rate: float = Field(gt=0, lt=1)
     estimated_false_reject_rate: float = Field(ge=0, le=1)
     proven_false_reject_rate: float = Field(ge=0, le=1)  # upper bound at `confidence`

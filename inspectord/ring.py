@@ -114,18 +114,18 @@ class Ring:
         os.eventfd_write(self.fds[1], 1)
         return displaced
 
-    def wait_free(self, timeout_s: float) -> bool:
-        """True as soon as put() would displace nothing; for replays, which can wait."""
+    def wait_free(self, timeout_s: float, slots: int = 1) -> bool:
+        """True as soon as so many slots are free: put() then displaces nothing. For replays, which can wait."""
         deadline = time.monotonic() + timeout_s
-        while not self._has_room():
+        while not self._has_room(slots):
             if time.monotonic() >= deadline:
                 return False
             time.sleep(0.0005)
         return True
 
-    def _has_room(self) -> bool:
+    def _has_room(self, slots: int) -> bool:
         behind = int(self._control["written"][0]) - int(self._control["taken"][0])
-        return behind < self._headers and bool((self._owners["state"] == SlotState.FREE).any())
+        return behind < self._headers and int((self._owners["state"] == SlotState.FREE).sum()) >= slots
 
     def _claim(self) -> tuple[int, FrameHeader | None]:
         """A slot for the next frame, and the header of the frame it was taken from, if it was."""

@@ -12,6 +12,7 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
+from pydantic_settings import SettingsError as EnvironmentFormatError
 
 from inspectord.errors import SettingsError
 
@@ -109,6 +110,12 @@ class Publish(Strict):
         return value
 
 
+class Journal(Strict):
+    """The verdicts in state_dir/journal.sqlite; the oldest are forgotten above the quota."""
+
+    quota_mb: int = Field(4000, ge=1)
+
+
 class Images(Strict):
     """Rejected frames with their anomaly overlay, below state_dir/rejects."""
 
@@ -137,6 +144,7 @@ class Settings(BaseSettings):
     recipes_dir: Path = Path("/var/lib/inspectord/recipes")
     cameras: list[Camera] = Field(min_length=1)
     publish: Publish = Publish()
+    journal: Journal = Journal()
     images: Images = Images()
     logging: Logging = Logging()
     inference: Inference = Inference()
@@ -175,6 +183,8 @@ def load_settings(path: Path) -> Settings:
         settings = Settings(**table)
     except ValidationError as error:
         raise SettingsError(f"{path}: {_explain(error)}") from error
+    except EnvironmentFormatError as error:
+        raise SettingsError(f"an INSPECTORD_ variable is no JSON: {error}; correct or unset it") from error
     return _anchored(settings, path.resolve().parent)
 
 

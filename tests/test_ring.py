@@ -161,6 +161,16 @@ def test_a_replay_waits_for_room_and_displaces_nothing(ring: Ring) -> None:
     assert ring.wait_free(0)
 
 
+def test_a_replay_as_fast_as_inspected_waits_until_every_slot_is_free(ring: Ring) -> None:
+    put(ring, 1)
+    assert not ring.wait_free(0, ring.slots)
+    frame = ring.take(0)
+    assert frame is not None
+    assert not ring.wait_free(0, ring.slots)
+    ring.release(frame)
+    assert ring.wait_free(0, ring.slots)
+
+
 def test_a_frame_released_twice_frees_no_newer_frame(ring: Ring) -> None:
     put(ring, 1)
     first = ring.take(0)

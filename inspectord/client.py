@@ -1,0 +1,243 @@
+"""A client for gateways and PLC bridges: every verdict once and in order, and silence made loud.
+
+It subscribes first, then asks for a snapshot, and from there counts: a gap in seq is fetched from the
+daemon's replay socket and comes marked historical (the Clone pattern of the ZeroMQ guide, chapter 5).
+Needs pyzmq and the standard library, neither numpy nor OpenVINO.
+
+    with Client("tcp://box:5570", "tcp://box:5571") as client:
+        for event in client:
+            match event:
+                case Inspected(message) if not message.historical: ...
+                case Silence(): ...  # no heartbeat: the line must treat parts as not inspected
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, TypeAlias
+
+import zmq
+
+from inspectord.ask import Requests
+from inspectord.errors import MessageError, StateError
+from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, as_historical, from_table, unpack
+
+MOST_REPLAYED = 20_000  # verdicts fetched for one gap; of a longer absence the older part is a Gap
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """A verdict; message.historical is set where it had to be fetched again."""
+
+    message: VerdictMessage
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """Verdicts that can't be had any more; their parts count as not inspected."""
+
+    camera: str
+    boot_id: str
+    first_seq: int
+    last_seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Restart:
+    """The daemon was started afresh; seq begins at 1 again."""
+
+    boot_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Silence:
+    """No heartbeat for silent_ms."""
+
+    silent_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Back:
+    """The first heartbeat after a Silence."""
+
+    silent_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Heartbeat:
+    """The daemon's state, as often as it is sent."""
+
+    state: dict[str, Any]
+
+
+Event: TypeAlias = Inspected | Gap | Restart | Silence | Back | Heartbeat
+
+
+class Client:
+    """Not for more than one thread. camera=None takes all cameras of the endpoint.
+
+    Raises StateError in start() where no daemon answers within connect_s.
+    """
+
+    def __init__(
+        self,
+        verdicts: str,
+        replay: str,
+        *,
+        camera: str | None = None,
+        heartbeat_timeout_ms: float = 1000.0,
+        connect_s: float = 5.0,
+        receive_depth: int = 10_000,
+    ) -> None:
+        self.boot_id = ""
+        self._verdicts, self._replay = verdicts, replay
+        self._camera, self._timeout_ms, self._connect_s = camera, heartbeat_timeout_ms, connect_s
+        self._receive_depth = receive_depth
+        self._seen: dict[str, int] = {}  # camera -> last seq given out
+        self._events: deque[Event] = deque()
+        self._silent = False
+
+    def __enter__(self) -> Client:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __iter__(self) -> Iterator[Event]:
+        """Events without end; heartbeats are left out (see next())."""
+        while True:
+            event = self.next(1.0)
+            if event is not None and not isinstance(event, Heartbeat):
+                yield event
+
+    def start(self) -> None:
+        """Subscribe, then take the daemon's position; what comes after that is given out."""
+        self._context: zmq.Context[Any] = zmq.Context()
+        self._socket = self._subscribed()
+        self._requests = Requests(self._context, self._replay)
+        try:
+            state = self._requests.ask({"what": "snapshot"}, self._connect_s)["state"]
+        except BaseException:
+            self.close()
+            raise
+        self._station: str = state["station"]
+        self.boot_id = state["boot_id"]
+        self._seen = {name: camera["last_seq"] for name, camera in state["cameras"].items()}
+        self._heard_s = time.monotonic()
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+    def next(self, timeout_s: float) -> Event | None:
+        """The next event, or None after timeout_s."""
+        end_s = time.monotonic() + timeout_s
+        while not self._events:
+            left_s = end_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            # Short waits, so that silence is noticed when it is due and not at the end of timeout_s.
+            if self._socket.poll(max(1, round(min(left_s * 1000, self._timeout_ms / 4)))):
+                self._receive()
+            self._notice_silence()
+        return self._events.popleft()
+
+    def _subscribed(self) -> zmq.Socket[Any]:
+        socket: zmq.Socket[Any] = self._context.socket(zmq.SUB)
+        socket.setsockopt(zmq.RCVHWM, self._receive_depth)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
+        for topic in ("verdict/", "heartbeat/"):
+            socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
+        socket.connect(self._verdicts)
+        return socket
+
+    def _receive(self) -> None:
+        """One message from the wire; what is not the daemon's is left out."""
+        try:
+            frames = self._socket.recv_multipart()
+            table = unpack(frames[-1])
+            if table.get("schema") == HEARTBEAT_SCHEMA:
+                self._on_heartbeat(table)
+            else:
+                self._on_verdict(from_table(table))
+        except (MessageError, LookupError, TypeError, AttributeError):
+            return
+
+    def _on_verdict(self, message: VerdictMessage) -> None:
+        if not self._wants(message.camera):
+            return
+        self._follow_start(message.boot_id)
+        seen = self._seen.get(message.camera, 0)
+        if message.seq <= seen:
+            return  # already in the snapshot, or already replayed
+        if message.seq > seen + 1:
+            self._fill(message.camera, self.boot_id, seen + 1, message.seq - 1)
+        self._give(message)
+
+    def _on_heartbeat(self, state: dict[str, Any]) -> None:
+        silent_ms = (time.monotonic() - self._heard_s) * 1000
+        self._heard_s = time.monotonic()
+        if self._silent:
+            self._silent = False
+            self._events.append(Back(silent_ms))
+        self._follow_start(state["boot_id"])
+        for name, camera in state["cameras"].items():
+            seen = self._seen.get(name, 0)
+            # Sent on the same socket after the verdict it names: what is missing now was lost.
+            if self._wants(name) and camera["last_seq"] > seen:
+                self._fill(name, self.boot_id, seen + 1, camera["last_seq"])
+        self._events.append(Heartbeat(state))
+
+    def _notice_silence(self) -> None:
+        silent_ms = (time.monotonic() - self._heard_s) * 1000
+        if not self._silent and silent_ms > self._timeout_ms:
+            self._silent = True
+            self._events.append(Silence(silent_ms))
+
+    def _follow_start(self, boot_id: str) -> None:
+        """On a new boot_id: the end of the old start comes from the journal, then seq begins anew."""
+        if boot_id == self.boot_id:
+            return
+        for camera, seen in self._seen.items():
+            if self._wants(camera):
+                self._fill(camera, self.boot_id, seen + 1, None)
+        self.boot_id, self._seen = boot_id, {}
+        self._events.append(Restart(boot_id))
+
+    def _fill(self, camera: str, boot_id: str, first: int, last: int | None) -> None:
+        """Replay first..last (None: as far as known); what doesn't come is a Gap."""
+        expected = first if last is None else max(first, last - MOST_REPLAYED + 1)
+        if expected > first:
+            self._events.append(Gap(camera, boot_id, first, expected - 1))
+        for message in islice(self._replayed(camera, boot_id, expected, last), MOST_REPLAYED):
+            if message.seq > expected:
+                self._events.append(Gap(camera, boot_id, expected, message.seq - 1))
+            self._give(message)
+            expected = message.seq + 1
+        if last is not None and expected <= last:
+            self._events.append(Gap(camera, boot_id, expected, last))
+            self._seen[camera] = last
+
+    def _replayed(self, camera: str, boot_id: str, first: int, last: int | None) -> Iterator[VerdictMessage]:
+        next_seq: int | None = first
+        while next_seq is not None:
+            request = {"what": "replay", "camera": camera, "boot_id": boot_id}
+            try:
+                reply = self._requests.ask(request | {"from_seq": next_seq, "to_seq": last}, 2.0)
+            except (StateError, MessageError):
+                return
+            yield from (as_historical(from_table(table)) for table in reply["verdicts"])
+            next_seq = reply["next_seq"]
+
+    def _give(self, message: VerdictMessage) -> None:
+        self._seen[message.camera] = message.seq
+        self._events.append(Inspected(message))
+
+    def _wants(self, camera: str) -> bool:
+        return self._camera is None or camera == self._camera

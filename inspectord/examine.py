@@ -1,0 +1,188 @@
+"""One inspector under a deadline: every frame gets its outcome in time, whatever the device does."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from inspectord.frame import Frame
+from inspectord.health import Health, spawn
+from inspectord.inspect import Floats, Inspector
+from inspectord.judge import judge, regions, sure_score
+from inspectord.messages import Box, Reason, Verdict
+from inspectord.recipe import Recipe
+
+HANG_S = 5.0  # an inference that runs longer is given up, with its compiled model
+MOST_HANGS = 3  # then only a fresh process helps
+SLICE_S = 0.25  # waits are cut, so that the watchdog sees a live thread
+log = structlog.get_logger()
+
+left_behind: list[Inspector | None] = []  # hung models; they must outlive everything, even the interpreter
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    verdict: Verdict
+    reason: Reason
+    score: float | None = None
+    boxes: tuple[Box, ...] = ()
+    inference_ms: float | None = None
+    anomaly_map: Floats | None = None  # of a REJECT; valid until the next examine
+
+
+def not_inspected(reason: Reason) -> Outcome:
+    return Outcome(Verdict.NOT_INSPECTED, reason)
+
+
+class Examiner:
+    """Owned by one thread; only swap() is called from others.
+
+    release(frame) gives a slot back to the ring; remake(recipe) compiles a model afresh after a hang.
+    """
+
+    def __init__(
+        self,
+        inspector: Inspector,
+        release: Callable[[Frame], None],
+        remake: Callable[[Recipe], Inspector],
+        health: Health,
+    ) -> None:
+        self.recipe = inspector.recipe
+        self.hangs = 0
+        self._inspector: Inspector | None = inspector
+        self._release, self._remake, self._health = release, remake, health
+        self._running: Frame | None = None  # the device reads its slot
+        self._overdue = False  # ... and its verdict is already out
+        self._started_ns = 0
+        self._offered: Inspector | None = None
+        self._swapped = threading.Event()
+        self._retired: list[Inspector | None] = []
+
+    @property
+    def busy(self) -> bool:
+        return self._running is not None
+
+    @property
+    def replacing(self) -> bool:
+        """True after a hang, until the model is compiled afresh."""
+        return self._inspector is None
+
+    def holds(self, frame: Frame) -> bool:
+        """True while the device still reads this frame; its slot is then released by settle()."""
+        return self._running is frame
+
+    def examine(self, frame: Frame, deadline_ns: int) -> Outcome:
+        """The outcome of a frame with pixels, at the deadline at the latest. Raises nothing."""
+        try:
+            return self._examine(frame, deadline_ns)
+        except Exception:
+            log.exception("inference failed", recipe=self.recipe.id)
+            self._renew()
+            return not_inspected(Reason.INFERENCE_FAILED)
+
+    def settle(self) -> None:
+        """Between two frames: free what an overdue inference held, give up one that hangs, swap models."""
+        try:
+            if self._running is not None:
+                self._finished(0.0)
+        except Exception:
+            log.exception("an overdue inference failed", recipe=self.recipe.id)
+            self._renew()
+        if self._running is None and self._offered is not None:
+            self._retired.append(self._inspector)
+            self._inspector, self._offered = self._offered, None
+            self.recipe = self._inspector.recipe
+            self._swapped.set()
+
+    def swap(self, inspector: Inspector, timeout_s: float = 30.0) -> bool:
+        """From another thread: run this one from the next frame on. False where that did not come about.
+
+        The old one is taken apart here: that takes milliseconds which the examining thread must not spend.
+        """
+        self._swapped.clear()
+        self._offered = inspector
+        done = self._swapped.wait(timeout_s)
+        self._retired.clear()
+        return done
+
+    def _examine(self, frame: Frame, deadline_ns: int) -> Outcome:
+        if not self._idle_by(deadline_ns) or time.monotonic_ns() >= deadline_ns:
+            return not_inspected(Reason.LATE)
+        inspector = self._inspector
+        if inspector is None or frame.slot is None:  # a hung model is being replaced
+            return not_inspected(Reason.INFERENCE_FAILED)
+        self._started_ns = time.monotonic_ns()
+        inspector.start(frame.slot)
+        self._running = frame
+        if not self._idle_by(deadline_ns):
+            self._overdue = True
+            return not_inspected(Reason.LATE)
+        return self._judged(inspector, (time.monotonic_ns() - self._started_ns) / 1e6)
+
+    def _judged(self, inspector: Inspector, inference_ms: float) -> Outcome:
+        result, spec = inspector.result(), inspector.recipe.spec
+        score = sure_score(result)
+        verdict, reason = judge(score, spec.limits.score)
+        if verdict is not Verdict.REJECT:
+            return Outcome(verdict, reason, score if verdict is Verdict.PASS else None, (), inference_ms)
+        boxes = tuple(regions(result.anomaly_map, spec))
+        return Outcome(verdict, reason, score, boxes, inference_ms, result.anomaly_map)
+
+    def _idle_by(self, deadline_ns: int) -> bool:
+        while self._running is not None:
+            left_s = (deadline_ns - time.monotonic_ns()) / 1e9
+            self._health.beat(threading.current_thread().name)
+            if self._finished(left_s):
+                break
+            if left_s <= 0:
+                return False
+        return True
+
+    def _finished(self, patience_s: float) -> bool:
+        """The running inference is over, well or not; raises what the device raised."""
+        assert self._inspector is not None
+        try:
+            over = self._inspector.wait(min(max(patience_s, 0.0), SLICE_S))
+        except Exception:
+            self._clear()
+            raise
+        if over:
+            self._clear()
+        elif time.monotonic_ns() - self._started_ns > HANG_S * 1e9:
+            self._give_up()
+            raise TimeoutError(f"inference ran longer than {HANG_S} s")
+        return over
+
+    def _clear(self) -> None:
+        frame, self._running = self._running, None
+        if frame is not None and self._overdue:
+            self._release(frame)
+        self._overdue = False
+
+    def _renew(self) -> None:
+        if self._inspector is None or self._running is not None:
+            return
+        try:
+            self._inspector.renew()
+        except Exception:
+            log.exception("no new infer request")
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Leave the hung model behind, never destroyed (that would wait for it), and compile it afresh."""
+        self.hangs += 1
+        log.error("inference hangs; the model is compiled afresh", recipe=self.recipe.id, hangs=self.hangs)
+        left_behind.append(self._inspector)
+        self._inspector = None
+        self._clear()
+        if self.hangs > MOST_HANGS:
+            self._health.fail(f"inference of {self.recipe.id} hung {self.hangs} times")
+        else:
+            spawn(f"remake-{self.recipe.id}", self._replace, self._health, watched=False)
+
+    def _replace(self) -> None:
+        self._offered = self._remake(self.recipe)

@@ -1,0 +1,187 @@
+"""One camera's pipeline in a thread of its own: ring -> examine -> publish -> release -> journal, images."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, deque
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from inspectord.examine import Examiner, Outcome, not_inspected
+from inspectord.frame import Frame, FrameHeader, FrameStatus
+from inspectord.health import Health, spawn
+from inspectord.images import Images, RejectedFrame
+from inspectord.journal import Journal
+from inspectord.judge import REASON_OF_STATUS
+from inspectord.messages import Reason, Verdict, VerdictMessage
+from inspectord.publish import Publisher
+from inspectord.ring import Ring
+from inspectord.settings import Camera
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Outlets:
+    """Where verdicts go, in this order."""
+
+    publisher: Publisher
+    journal: Journal
+    images: Images | None
+
+
+class Station:
+    """Exactly one verdict for every frame of the ring, in its order, and one for every loss of the camera."""
+
+    def __init__(
+        self, camera: Camera, identity: tuple[str, str], ring: Ring, examiner: Examiner, outlets: Outlets
+    ) -> None:
+        self.name = camera.name
+        self.examiner = examiner
+        self.counts: Counter[Verdict] = Counter()
+        self.seq = 0
+        self._station, self._boot_id = identity
+        self._camera, self._ring, self._outlets = camera, ring, outlets
+        self._losses: deque[FrameHeader] = deque()
+        self._finish_by: float | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def totals(self) -> dict[str, int]:
+        return {
+            "verdicts": self.seq,
+            "passed": self.counts[Verdict.PASS],
+            "rejected": self.counts[Verdict.REJECT],
+            "not_inspected": self.counts[Verdict.NOT_INSPECTED],
+        }
+
+    def start(self, health: Health) -> None:
+        self._health = health
+        self._thread = spawn(f"inspect-{self.name}", self._run, health)
+
+    def camera_lost(self) -> None:
+        """Ask for one NOT_INSPECTED: what passed while the camera was away was not seen."""
+        simulated = self._camera.source.kind != "genicam"
+        header = FrameHeader(
+            FrameStatus.CAMERA_LOST, frame_id=-1, fetched_ns=time.monotonic_ns(), simulated=simulated
+        )
+        self._losses.append(header)
+
+    def finish(self, limit_s: float) -> None:
+        """Empty the ring and end; frames left after limit_s become NOT_INSPECTED/stopping."""
+        if self._thread is None:
+            return
+        self._finish_by = time.monotonic() + limit_s
+        self._thread.join(limit_s + 10)
+
+    def _run(self) -> None:
+        while True:
+            finishing = self._finish_by is not None
+            self.examiner.settle()
+            frame = self._ring.take(timeout_s=self._patience_s())
+            self._health.beat(f"inspect-{self.name}")
+            self._report_losses()
+            if frame is not None:
+                self._handle(frame)
+            elif finishing:
+                return
+
+    def _patience_s(self) -> float:
+        if self._finish_by is not None:
+            return 0.0
+        return 0.005 if self.examiner.busy else 0.1
+
+    def _report_losses(self) -> None:
+        while self._losses:
+            self._send(self._losses.popleft(), not_inspected(Reason.CAMERA_LOST))
+
+    def _handle(self, frame: Frame) -> None:
+        outcome = self._outcome(frame)
+        message = self._send(frame.header, outcome)
+        rejected = self._copied(frame, outcome, message)
+        if not self.examiner.holds(frame):
+            self._ring.release(frame)
+        if rejected is not None and self._outlets.images is not None:
+            self._outlets.images.put(rejected)
+
+    def _outcome(self, frame: Frame) -> Outcome:
+        header = frame.header
+        if header.status is not FrameStatus.OK:
+            return not_inspected(REASON_OF_STATUS[header.status])
+        if self._finish_by is not None and time.monotonic() > self._finish_by:
+            return not_inspected(Reason.STOPPING)
+        return self.examiner.examine(frame, self._deadline_ns(header))
+
+    def _deadline_ns(self, header: FrameHeader) -> int:
+        return (header.fetched_ns or time.monotonic_ns()) + round(self._camera.deadline_ms * 1e6)
+
+    def _send(self, header: FrameHeader, outcome: Outcome) -> VerdictMessage:
+        """Publish, count and journal; what can't be sent as it is goes out as NOT_INSPECTED."""
+        message = self._message(header, outcome)
+        try:
+            self._outlets.publisher.send(message)
+        except Exception:
+            log.exception("a verdict could not be published as it was", camera=self.name, seq=message.seq)
+            message = self._message(header, not_inspected(Reason.INFERENCE_FAILED))
+            self._outlets.publisher.send(message)
+        self.seq = message.seq
+        self.counts[message.verdict] += 1
+        self._outlets.journal.put(message)
+        return message
+
+    def _message(self, header: FrameHeader, outcome: Outcome) -> VerdictMessage:
+        decided_ns = time.monotonic_ns()
+        verdict, reason = outcome.verdict, outcome.reason
+        if outcome.score is not None and decided_ns > self._deadline_ns(header):
+            verdict, reason = Verdict.NOT_INSPECTED, Reason.LATE  # never a PASS after the deadline
+        recipe = self.examiner.recipe
+        fetched_ns = header.fetched_ns or decided_ns
+        return VerdictMessage(
+            station=self._station,
+            camera=self.name,
+            boot_id=self._boot_id,
+            seq=self.seq + 1,
+            part_id=header.part_id,
+            trigger_id=header.trigger_id,
+            frame_id=header.frame_id,
+            encoder=header.encoder,
+            verdict=verdict,
+            reason=reason,
+            score=outcome.score,
+            limit=recipe.spec.limits.score,
+            boxes=outcome.boxes if verdict is Verdict.REJECT else (),
+            recipe=recipe.id,
+            recipe_hash=recipe.hash,
+            model_hash=recipe.spec.files["model.bin"],
+            t_exposure_ns=header.exposed_ns,
+            t_fetch_ns=fetched_ns,
+            t_decided_ns=decided_ns,
+            decided_at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            inference_ms=outcome.inference_ms,
+            latency_ms=(decided_ns - fetched_ns) / 1e6,
+            deadline_ms=self._camera.deadline_ms,
+            simulated=header.simulated,
+        )
+
+    def _copied(self, frame: Frame, outcome: Outcome, message: VerdictMessage) -> RejectedFrame | None:
+        """The pixels of a reject, copied before the slot is given back."""
+        wanted = message.verdict is Verdict.REJECT and self._outlets.images is not None
+        if not wanted or frame.slot is None or outcome.anomaly_map is None:
+            return None
+        pixels = self._ring.slot(frame.slot)[0].copy()
+        return RejectedFrame(message, pixels, outcome.anomaly_map.copy(), self.examiner.recipe.spec)
+
+    def describe(self) -> dict[str, Any]:
+        """For heartbeats; last_seq may lag by a verdict, never lead."""
+        recipe = self.examiner.recipe
+        return {
+            "last_seq": self._outlets.publisher.histories[self.name].last_seq,
+            "recipe": recipe.id,
+            "recipe_hash": recipe.hash,
+            "hangs": self.examiner.hangs,
+            **self.totals,
+        }

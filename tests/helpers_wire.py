@@ -1,0 +1,71 @@
+"""Publisher, journal and replay over real sockets, without a camera: verdicts come when the test says so."""
+
+from __future__ import annotations
+
+import time
+
+import zmq
+from helpers_daemon import free_endpoint, make_message
+
+from inspectord.client import Client, Inspected
+from inspectord.health import Health
+from inspectord.journal import Journal
+from inspectord.messages import encode
+from inspectord.publish import Publisher
+from inspectord.replay import Replay, Replayer
+from inspectord.settings import Publish
+
+
+class Wire:
+    """Publisher, journal and replay without a camera: verdicts come when the test says so."""
+
+    def __init__(self, folder, depth=1000, encoding="json", boot_id="0" * 32, settings=None):
+        self.context = zmq.Context()
+        endpoints = {"verdicts": free_endpoint(), "replay": free_endpoint()}
+        self.settings = settings or Publish(**endpoints, replay_depth=depth, encoding=encoding)
+        self.publisher = Publisher(self.context, self.settings, ["cam1"])
+        self.journal = Journal(folder / "journal.sqlite", 100, Health())
+        self.boot_id = boot_id
+        replayer = Replayer(self.boot_id, self.publisher.histories, self.journal.path, self.state)
+        self.replay = Replay(self.context, self.settings, replayer, Health())
+        self.seq = 0
+
+    def state(self):
+        last_seq = self.publisher.histories["cam1"].last_seq
+        return {
+            "schema": "inspectord/heartbeat/1",
+            "station": "s1",
+            "boot_id": self.boot_id,
+            "state": "ready",
+            "cameras": {"cam1": {"last_seq": last_seq}},
+        }
+
+    def send(self, count, lost=False):
+        """Publish, or only remember, as if the network had lost it."""
+        for _ in range(count):
+            self.seq += 1
+            message = make_message(self.seq, boot_id=self.boot_id)
+            if lost:
+                self.publisher.histories["cam1"].put(self.seq, encode(message))
+            else:
+                self.publisher.send(message)
+            self.journal.put(message)
+
+    def heartbeat(self):
+        self.publisher.send_heartbeat(self.state())
+
+    def client(self, **more):
+        client = Client(self.settings.verdicts, self.settings.replay, **more)
+        client.start()
+        time.sleep(0.2)
+        return client
+
+    def close(self):
+        self.replay.close()
+        self.journal.close()
+        self.publisher.close()
+        self.context.destroy(linger=0)
+
+
+def seq_is(number):
+    return lambda event: isinstance(event, Inspected) and event.message.seq == number

@@ -1,0 +1,132 @@
+"""Every command does what its help says, and its help has an example that the parser takes."""
+
+import json
+import re
+import signal
+import subprocess
+import time
+
+import pytest
+from helpers_daemon import Box, free_endpoint, line_source
+
+from inspectord import __version__
+from inspectord.cli import _parser, main
+from inspectord.messages import Verdict
+
+COMMANDS = ["run", "check", "watch", "status", "bench"]
+
+
+@pytest.fixture
+def box(tmp_path):
+    box = Box(tmp_path)
+    box.add_camera(line_source())
+    yield box
+    box.kill()
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["--version"])
+    assert exit_.value.code == 0
+    assert capsys.readouterr().out.strip() == f"inspectord {__version__}"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_example_in_each_help_is_a_command_that_parses(capsys, command):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    help_text = " ".join(capsys.readouterr().out.split())
+    example = re.search(rf"example: inspectord ({command}.*)$", help_text).group(1)
+    assert callable(_parser().parse_args(example.split()).command)
+
+
+def test_check_prints_the_settings_and_proves_the_recipe(box):
+    done = box.run("check", "--config", str(box.config_path))
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
+    assert settings["cameras"][0]["name"] == "cam1"
+    assert "camera cam1: recipe demo/v1" in done.stdout
+
+
+def test_check_tells_a_wrong_recipe_in_one_line(box):
+    (box.recipes / "demo" / "v1" / "model.bin").write_bytes(b"")
+    done = box.run("check", "--config", str(box.config_path))
+    assert done.returncode == 65
+    assert done.stderr.startswith("inspectord: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_status_of_a_running_and_of_an_absent_daemon(box):
+    config = str(box.config_path)
+    absent = box.run("status", "--config", config)
+    assert absent.returncode == 73
+    assert "no inspectord answers" in absent.stderr
+    box.start()
+    box.connect().close()
+    time.sleep(1.0)
+    running = box.run("status", "--config", config)
+    assert running.returncode == 0
+    assert json.loads(running.stdout)["state"] == "ready"
+    by_address = box.run("status", "--replay", box.config["publish"]["replay"])
+    assert json.loads(by_address.stdout)["station"] == "s1"
+    box.stop()
+
+
+def test_watch_prints_plain_lines_where_there_is_no_terminal(box):
+    box.start()
+    box.connect().close()
+    command = box.command("watch", "--config", str(box.config_path))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as watching:
+        lines = [watching.stdout.readline() for _ in range(5)]
+        box.stop()
+        silent = ""
+        while "SILENCE" not in silent:
+            silent = watching.stdout.readline()
+        watching.send_signal(signal.SIGINT)
+        assert watching.wait(5) == 130
+    assert all("cam1" in line and any(verdict in line for verdict in Verdict) for line in lines)
+
+
+def test_the_live_view_shows_verdicts_and_shouts_silence():
+    from helpers_daemon import make_message
+    from rich.console import Console
+
+    from inspectord.client import Gap, Heartbeat, Inspected, Silence
+    from inspectord.watch import View
+
+    def shown(view):
+        console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console.print(view.render())
+        return console.export_text()
+
+    view = View()
+    camera = {"state": "running", "recipe": "demo/v1", "last_seq": 1, "not_inspected": 0, "restarts": 0}
+    cameras = {"cam1": camera | {"last_error": None}}
+    view.take(Heartbeat({"station": "s1", "state": "ready", "cameras": cameras}))
+    view.take(Inspected(make_message(1, verdict=Verdict.REJECT)))
+    assert "part-1" in shown(view)
+    assert "REJECT 1" in shown(view)
+    assert "ready" in shown(view)
+    view.take(Gap("cam1", "0", 2, 3))
+    view.take(Silence(1200.0))
+    assert "SILENCE for" in shown(view)
+    assert "can't be had any more" in shown(view)
+
+
+def test_bench_prints_a_table_and_the_highest_rate(box):
+    done = box.run("bench", "--config", str(box.config_path), "--seconds", "0.6")
+    assert done.returncode == 0, done.stderr
+    assert "highest rate without a NOT_INSPECTED" in done.stdout
+    rows = [line for line in done.stdout.splitlines() if re.match(r"\s+\d+\.\d", line)]
+    assert len(rows) == 6
+
+
+def test_bench_of_an_unknown_camera_names_those_there_are(box):
+    done = box.run("bench", "--config", str(box.config_path), "--camera", "nobody")
+    assert done.returncode == 78
+    assert "there is cam1" in done.stderr
+
+
+def test_a_missing_config_is_one_line():
+    assert main(["run", "--config", "/nowhere/inspectord.toml"]) == 78
+    assert main(["status", "--replay", free_endpoint()]) == 73

@@ -1,0 +1,180 @@
+"""The client: nothing missing, nothing twice, silence and restarts made loud; all against a real daemon."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from helpers_daemon import Box, events_until, line_source, make_message, verdicts
+from helpers_wire import Wire, seq_is
+
+from inspectord.client import Back, Gap, Inspected, Restart, Silence
+from inspectord.messages import encode
+
+
+@pytest.fixture
+def box(tmp_path):
+    box = Box(tmp_path)
+    yield box
+    box.kill()
+
+
+@pytest.fixture
+def wire(tmp_path):
+    wire = Wire(tmp_path)
+    yield wire
+    wire.close()
+
+
+def test_verdicts_before_the_snapshot_are_not_given_out(wire):
+    wire.send(5)
+    with wire.client() as client:
+        wire.send(2)
+        assert [message.seq for message in verdicts(events_until(client, seq_is(7)))] == [6, 7]
+
+
+def test_a_gap_is_filled_in_order_and_marked_historical(wire):
+    with wire.client() as client:
+        wire.send(2)
+        wire.send(3, lost=True)
+        wire.send(1)
+        found = verdicts(events_until(client, seq_is(6)))
+    assert [(message.seq, message.historical) for message in found] == [
+        (1, False),
+        (2, False),
+        (3, True),
+        (4, True),
+        (5, True),
+        (6, False),
+    ]
+
+
+def test_msgpack_is_taken_and_replayed_as_json_is(tmp_path):
+    wire = Wire(tmp_path, encoding="msgpack")
+    with wire.client() as client:
+        wire.send(2)
+        wire.publisher.histories["cam1"].put(3, encode(make_message(3), "msgpack"))
+        wire.seq = 3
+        wire.send(1)
+        found = verdicts(events_until(client, seq_is(4)))
+    assert found[:2] == [make_message(1), make_message(2)]
+    assert [message.historical for message in found] == [False, False, True, False]
+    wire.close()
+
+
+def test_lost_last_verdicts_are_noticed_by_the_heartbeat(wire):
+    with wire.client() as client:
+        wire.send(1)
+        wire.send(2, lost=True)
+        wire.heartbeat()
+        found = verdicts(events_until(client, seq_is(3)))
+    assert [message.seq for message in found] == [1, 2, 3]
+
+
+def test_what_nobody_has_any_more_is_a_gap(tmp_path):
+    wire = Wire(tmp_path, depth=10)
+    with wire.client() as client:
+        for seq in range(1, 31):
+            wire.publisher.histories["cam1"].put(seq, encode(make_message(seq)))
+        wire.seq = 30
+        wire.send(1)
+        events = events_until(client, seq_is(31))
+    assert events[0] == Gap("cam1", wire.boot_id, 1, 21)
+    assert [message.seq for message in verdicts(events)] == list(range(22, 32))
+    wire.close()
+
+
+def test_a_stalled_subscriber_misses_nothing(wire):
+    """ZeroMQ drops silently: most of these come by replay."""
+    with wire.client(receive_depth=10) as client:
+        for _ in range(20):
+            wire.send(1000)
+            while wire.journal.backlog > 5000:
+                time.sleep(0.01)
+        time.sleep(0.3)
+        wire.heartbeat()
+        wire.journal.close()
+        end_s = time.monotonic() + 20
+        found = []
+        while (not found or found[-1].seq < 20_000) and time.monotonic() < end_s:
+            event = client.next(0.1)
+            if isinstance(event, Inspected):
+                found.append(event.message)
+            assert not isinstance(event, Gap)
+            wire.heartbeat()
+    assert [message.seq for message in found] == list(range(1, 20_001))
+    assert sum(message.historical for message in found) > 1000
+
+
+def test_silence_and_its_end_are_events(wire):
+    with wire.client(heartbeat_timeout_ms=150) as client:
+        wire.heartbeat()
+        silence = events_until(client, lambda e: isinstance(e, Silence))[-1]
+        assert 150 <= silence.silent_ms < 400
+        wire.heartbeat()
+        events_until(client, lambda e: isinstance(e, Back))
+
+
+def test_garbage_on_the_wire_is_left_out(wire):
+    with wire.client() as client:
+        half = [b'{"schema":"inspectord/heartbeat/1"}', b'{"schema":"inspectord/verdict/1"}']
+        for payload in (b"", b"{", *half):
+            wire.publisher._send([b"verdict/s1/cam1/PASS", payload])
+        wire.send(1)
+        assert len(verdicts(events_until(client, seq_is(1)))) == 1
+
+
+def test_a_restart_is_told_and_the_old_starts_end_comes_from_the_journal(box):
+    box.add_camera(line_source(rate_hz=30))
+    box.start()
+    with box.connect(heartbeat_timeout_ms=300) as client:
+        first = verdicts(events_until(client, lambda e: isinstance(e, Inspected)))
+        assert box.stop() == 0
+        box.start()
+        events = events_until(client, lambda e: isinstance(e, Restart), 30)
+        later = events_until(client, seq_is(10))
+    assert any(isinstance(event, Silence) for event in events)
+    old = [message.seq for message in first + verdicts(events)]
+    stopped = next(line for line in box.log() if line["event"] == "stopped")
+    assert old == list(range(old[0], stopped["verdicts"] + 1))
+    assert [message.seq for message in verdicts(later)] == list(range(1, 11))
+    assert verdicts(later)[-1].boot_id == events[-1].boot_id != first[0].boot_id
+    assert box.stop() == 0
+
+
+def test_what_was_lost_just_before_a_restart_comes_from_the_journal(tmp_path):
+    wire = Wire(tmp_path)
+    with wire.client() as client:
+        wire.send(3)
+        wire.send(2, lost=True)
+        wire.close()
+        wire = Wire(tmp_path, boot_id="1" * 32, settings=wire.settings)
+        wire.send(1)
+        events = []
+        while not any(isinstance(event, Inspected) and event.message.boot_id[0] == "1" for event in events):
+            wire.heartbeat()
+            event = client.next(0.1)
+            events += [event] if event else []
+    numbers = [(message.boot_id[0], message.seq, message.historical) for message in verdicts(events)]
+    old = [("0", 1, False), ("0", 2, False), ("0", 3, False), ("0", 4, True), ("0", 5, True)]
+    assert numbers == [*old, ("1", 1, True)]
+    wire.close()
+
+
+def test_a_killed_daemon_is_silence(box):
+    box.add_camera(line_source())
+    box.start()
+    with box.connect(heartbeat_timeout_ms=300) as client:
+        events_until(client, lambda e: isinstance(e, Inspected))
+        box.signal(signal.SIGKILL)
+        events_until(client, lambda e: isinstance(e, Silence), 3)
+
+
+def test_the_client_needs_neither_numpy_nor_openvino():
+    code = (
+        "import sys; from inspectord.client import Client; "
+        "print([name for name in ('numpy', 'cv2', 'openvino', 'pydantic') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
