@@ -12,7 +12,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from calibrate import padim
-from calibrate.augment import augmented
+from calibrate.augment import augmented, marked
 from calibrate.backbones import Backbone, open_backbone
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.heads import WhiteningWriter, is_packed, stored_values
@@ -64,6 +64,10 @@ class Plan:
     def golden(self) -> npt.NDArray[np.int64]:
         """Good frames, spread evenly, whose scores every start of the daemon repeats."""
         return np.unique(np.linspace(0, len(self.good) - 1, GOLDEN_FRAMES).astype(np.int64))
+
+    def marked(self) -> Pixels:
+        """A good frame with a square that no limit should let pass; repeated like the golden ones."""
+        return marked(self.good.read(0), self.region)
 
 
 def prepare(options: FitOptions, progress: Progress) -> Plan:
@@ -130,15 +134,15 @@ def _frame_seconds(plan: Plan) -> float:
 def fit(plan: Plan, progress: Progress) -> Recipe:
     """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
     with Scratch() as folder:
-        writer, held_out, golden = _fit_gaussians(plan, folder, progress)
+        writer, held_out, checked = _fit_gaussians(plan, folder, progress)
         joiner = _joiner(plan)
         tracked = progress.track(range(held_out.shape[0]), "scoring held-out frames")
         fitted = Fitted(
             held_out=np.array([joiner(held_out.read_frame(i)).max() for i in tracked]),
-            golden_scores=np.array([joiner(golden.read_frame(i)).max() for i in range(golden.shape[0])]),
+            checked=np.array([joiner(checked.read_frame(i)).max() for i in range(checked.shape[0])]),
         )
         held_out.close()
-        golden.close()
+        checked.close()
         return publish(plan, recipe_model(plan.graph, writer, joiner), fitted, folder, progress)
 
 
@@ -146,40 +150,40 @@ def _fit_gaussians(plan: Plan, folder: Path, progress: Progress) -> tuple[Whiten
     options, p, d = plan.options, plan.positions, plan.reduction.dimensions
     budget = max(50e6, (options.memory_mb * 1e6 - 600e6) / 2)
     block = padim.block_width(plan.samples, d, budget)
-    features = Spool(folder, "features", plan.samples, p, d, block)
+    features = Spool(folder, "features", plan.samples + 1, p, d, block)
     for index, embeddings in enumerate(_embeddings(plan, progress)):
         features.write_frame(index, embeddings)
     writer = WhiteningWriter(folder, p, d)
     held_out = Spool(folder, "held_out", int(plan.folds.measured.sum()), p, 1, block)
-    golden = Spool(folder, "golden", len(plan.golden), p, 1, block)
+    look_at = np.append(plan.golden * (1 + options.augment), plan.samples)
+    checked = Spool(folder, "checked", len(look_at), p, 1, block)
     blocks = progress.track(features.blocks(), "fitting positions")
-    stride = 1 + options.augment
-    padim.fit_positions(
-        features, blocks, options.epsilon, plan.folds, plan.golden * stride, writer, held_out, golden
-    )
+    padim.fit_positions(features, blocks, options.epsilon, plan.folds, look_at, writer, held_out, checked)
     features.close()
-    return writer, held_out, golden
+    return writer, held_out, checked
 
 
 def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float32]]:
-    """Embeddings (positions, d) of every sample; a frame is followed by its augmented copies.
+    """Embeddings (positions, d) of every sample, then of the marked frame.
 
     One frame a call: the batch never changes what is computed.
     """
     request = _request(plan)
     for _, pixels in zip(
-        progress.track(range(plan.samples), "extracting features"), _samples(plan), strict=True
+        progress.track(range(plan.samples + 1), "extracting features"), _samples(plan), strict=True
     ):
         request.infer([pixels[None]])
         yield request.get_output_tensor(0).data
 
 
 def _samples(plan: Plan) -> Iterator[Pixels]:
+    """Every good frame, each followed by its augmented copies; the marked frame comes last."""
     for index, frame in enumerate(plan.good.frames):
         pixels = plan.good.read(index)
         yield pixels
         for copy in range(plan.options.augment):
             yield augmented(pixels, frame.digest, copy, plan.options.seed)
+    yield plan.marked()
 
 
 def _folds(good: GoodFrames, options: FitOptions) -> padim.Folds:

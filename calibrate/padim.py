@@ -121,23 +121,26 @@ def fit_positions(
     blocks: Iterable[tuple[int, int]],
     epsilon: float,
     folds: Folds,
-    golden: Indices,
+    checked: Indices,
     writer: WhiteningWriter,
     held_out_spool: Spool,
-    golden_spool: Spool,
+    checked_spool: Spool,
 ) -> None:
     """Fit every position's Gaussian, block by block (features.blocks()); distances go to the two spools.
 
-    held_out_spool receives (measured frames, positions, 1), golden_spool the in-sample distances of
-    the golden frames: what the compiled graph must repeat.
+    Only the frames that folds knows teach; features may hold more behind them. held_out_spool receives
+    (measured frames, positions, 1), checked_spool the distances of the frames `checked`, which the
+    compiled graph must repeat.
     """
+    taught = len(folds.of_frame)
     for start, width in blocks:
-        x = features.read_block(start, width).transpose(1, 0, 2).astype(np.float64)
+        everything = features.read_block(start, width).transpose(1, 0, 2).astype(np.float64)
+        x = everything[:, :taught]
         mean, covariance = gaussians(x, epsilon)
         whitening = whiten(covariance)
         writer.write(start, mean, whitening)
-        in_sample = distances(x[:, golden], mean, whitening)
-        golden_spool.write_block(start, in_sample.T[..., None].astype(np.float32))
+        known = distances(everything[:, checked], mean, whitening)
+        checked_spool.write_block(start, known.T[..., None].astype(np.float32))
         del covariance, whitening
         away = held_out(x, epsilon, folds)
         held_out_spool.write_block(start, away.T[..., None].astype(np.float32))

@@ -68,7 +68,9 @@ def test_chosen_channels_are_the_same_channels_of_the_whole_map(images, tmp_path
     save_file(random_state(state_shapes("resnet18"), 0), tmp_path / "w.safetensors")
     backbone = open_backbone("resnet18", tmp_path / "w.safetensors", None)
     chosen = [np.array([1, 5]), np.array([0, 100]), np.array([3, 200, 255])]
-    for found, whole, channels in zip(run(backbone, images, chosen), run(backbone, images), chosen, strict=True):
+    for found, whole, channels in zip(
+        run(backbone, images, chosen), run(backbone, images), chosen, strict=True
+    ):
         assert close(found, whole[:, channels])
 
 

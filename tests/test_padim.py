@@ -79,9 +79,7 @@ def fit_in_blocks(samples, folder, block, golden=(0, 7)):
     away = Spool(folder, "away", frames, positions, 1, block)
     inside = Spool(folder, "inside", len(golden), positions, 1, block)
     folds = padim.Folds(np.arange(frames), np.ones(frames, bool))
-    padim.fit_positions(
-        features, features.blocks(), EPSILON, folds, np.array(golden), writer, away, inside
-    )
+    padim.fit_positions(features, features.blocks(), EPSILON, folds, np.array(golden), writer, away, inside)
     return writer, away, inside
 
 

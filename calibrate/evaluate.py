@@ -1,0 +1,169 @@
+"""calibrate evaluate: what a recipe is worth on images with known answers, scored as the daemon would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from calibrate.evaluation import GOOD, Evaluation, ImageScore, KindResult, PixelResult, Rate
+from calibrate.metrics import Floats, aupro, auroc, defect_regions, pixel_auroc
+from calibrate.progress import Progress
+from inspectord.errors import FrameError, SourceError
+from inspectord.frame import Pixels, letterbox, letterbox_inner
+from inspectord.inspect import Inspector
+from inspectord.judge import judge
+from inspectord.messages import Verdict
+from inspectord.recipe import Recipe, RecipeToml
+from inspectord.sources.files import list_images, read_image
+
+
+@dataclass(frozen=True)
+class _Case:
+    path: Path
+    kind: str
+    mask: Path | None
+
+
+class _PixelScores:
+    """Collects defect-free pixels and defect regions of all images that have a known mask."""
+
+    def __init__(self) -> None:
+        self._good: list[npt.NDArray[np.float32]] = []
+        self._regions: list[Floats] = []
+        self._masked = 0
+
+    def add(self, scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None) -> None:
+        """scores and mask (height, width); mask None for a good image."""
+        if mask is None:
+            self._good.append(scores.ravel())
+            return
+        self._masked += 1
+        self._good.append(scores[~mask])
+        self._regions += defect_regions(scores, mask)
+
+    def result(self) -> PixelResult | None:
+        if not self._regions:
+            return None
+        good = np.concatenate(self._good)
+        self._good.clear()
+        good.sort()
+        return PixelResult(
+            auroc=pixel_auroc(good, self._regions),
+            aupro_30=aupro(good, self._regions, 0.30),
+            aupro_05=aupro(good, self._regions, 0.05),
+            images=self._masked,
+        )
+
+
+def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0) -> Evaluation:
+    """Score test/good and test/<defect> of a folder in the common layout; masks in ground_truth/<defect>.
+
+    Images that the recipe can't take count as NOT_INSPECTED and are named. Raises SourceError where the
+    folder has no such layout.
+    """
+    inspector = Inspector(recipe, threads=threads)
+    cases, pixels, images = list(_cases(folder)), _PixelScores(), []
+    masks_exist = any(case.mask is not None for case in cases)
+    for case in progress.track(cases, "scoring test images"):
+        name = str(case.path.relative_to(folder / "test"))
+        try:
+            image = read_image(case.path)
+            result = inspector.score(_as_frame(image, recipe.spec))
+        except FrameError as error:
+            images.append(ImageScore(name, case.kind, None, Verdict.NOT_INSPECTED, str(error)))
+            continue
+        verdict, _ = judge(result.score, recipe.spec.limits.score)
+        images.append(ImageScore(name, case.kind, result.score, verdict))
+        if masks_exist and (case.kind == GOOD or case.mask is not None):
+            mask = _mask(case.mask, image, recipe.spec) if case.mask is not None else None
+            pixels.add(*_within(image, result.anomaly_map, mask, recipe.spec))
+    return _summary(recipe, images, pixels.result())
+
+
+def _cases(folder: Path) -> Iterator[_Case]:
+    test = folder / "test"
+    if not (test / GOOD).is_dir():
+        raise SourceError(f"{folder} has no test/good; evaluate needs test/good and test/<defect> folders")
+    for kind in sorted(path for path in test.iterdir() if path.is_dir()):
+        truth = folder / "ground_truth" / kind.name
+        for path in list_images(kind):
+            names = (f"{path.stem}_mask.png", f"{path.stem}.png")
+            mask = next((truth / name for name in names if (truth / name).is_file()), None)
+            yield _Case(path, kind.name, mask)
+
+
+def _as_frame(image: Pixels, spec: RecipeToml) -> Pixels:
+    height, width, channels = spec.frame.shape
+    if not spec.frame.letterbox or image.shape[2] != channels:
+        return image
+    return letterbox(image, width, height).reshape(height, width, channels)
+
+
+def _mask(path: Path, image: Pixels, spec: RecipeToml) -> npt.NDArray[np.bool_]:
+    """True on the defect, in frame pixels."""
+    mask = read_image(path).max(axis=2)
+    if mask.shape != image.shape[:2]:
+        raise SourceError(f"mask {path} is {mask.shape[1]}x{mask.shape[0]}, its image is not; correct it")
+    height, width, _ = spec.frame.shape
+    if not spec.frame.letterbox:
+        return np.asarray(mask > 0)
+    left, top, inner_w, inner_h = letterbox_inner(mask.shape[0], mask.shape[1], height, width)
+    framed = np.zeros((height, width), np.bool_)
+    small = cv2.resize(mask, (inner_w, inner_h), interpolation=cv2.INTER_NEAREST)
+    framed[top : top + inner_h, left : left + inner_w] = small > 0
+    return framed
+
+
+def _within(
+    image: Pixels, anomaly_map: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None, spec: RecipeToml
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_] | None]:
+    """Map and mask at frame resolution, cut to the region of interest and, letterboxed, to the image."""
+    x, y, width, height = spec.region.roi
+    rows, columns = anomaly_map.shape
+    size = round(columns * spec.tiles.cell_px), round(rows * spec.tiles.cell_px)
+    scores = cv2.resize(anomaly_map, size, interpolation=cv2.INTER_LINEAR)[:height, :width]
+    left, top, right, bottom = x, y, x + width, y + height
+    if spec.frame.letterbox:
+        inner = letterbox_inner(image.shape[0], image.shape[1], spec.frame.height, spec.frame.width)
+        left, top = max(left, inner[0]), max(top, inner[1])
+        right, bottom = min(right, inner[0] + inner[2]), min(bottom, inner[1] + inner[3])
+    cut = scores[top - y : bottom - y, left - x : right - x]
+    # Rounding of cells to pixels can leave the map a pixel short of the region.
+    return cut, None if mask is None else mask[top : top + cut.shape[0], left : left + cut.shape[1]]
+
+
+def _summary(recipe: Recipe, images: list[ImageScore], pixels: PixelResult | None) -> Evaluation:
+    good = [image for image in images if image.kind == GOOD]
+    bad = [image for image in images if image.kind != GOOD]
+    kinds = []
+    for kind in sorted({image.kind for image in bad}):
+        of_kind = [image for image in bad if image.kind == kind]
+        kinds.append(KindResult(kind, _auroc(good, of_kind), _escapes(of_kind)))
+    rejected = sum(image.verdict != Verdict.PASS for image in good)
+    return Evaluation(
+        recipe=recipe.id,
+        recipe_hash=recipe.hash,
+        limit=recipe.spec.limits.score,
+        image_auroc=_auroc(good, bad),
+        false_rejects=Rate.of(rejected, len(good)),
+        escapes=_escapes(bad),
+        kinds=tuple(kinds),
+        pixels=pixels,
+        images=tuple(images),
+    )
+
+
+def _escapes(images: list[ImageScore]) -> Rate:
+    return Rate.of(sum(image.verdict == Verdict.PASS for image in images), len(images))
+
+
+def _auroc(good: list[ImageScore], bad: list[ImageScore]) -> float | None:
+    scores = [
+        np.array([image.score for image in images if image.score is not None]) for images in (good, bad)
+    ]
+    return auroc(*scores) if all(len(part) for part in scores) else None

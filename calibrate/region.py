@@ -1,0 +1,103 @@
+"""Where to look: a rectangle of the frame, less what the operator masks out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from inspectord.errors import FitError
+from inspectord.sources.files import read_image
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Polygon: TypeAlias = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """roi is (x, y, width, height) in frame pixels; ignored is True where a pixel must not count."""
+
+    roi: tuple[int, int, int, int]
+    ignored: Mask  # (frame height, frame width)
+
+    def crop(self) -> Mask:
+        """The ignored pixels inside the roi, (roi height, roi width)."""
+        x, y, width, height = self.roi
+        return self.ignored[y : y + height, x : x + width]
+
+    @property
+    def ignored_fraction(self) -> float:
+        """Share of the roi that does not count, 0 to 1."""
+        return float(self.crop().mean())
+
+
+def make_region(
+    shape: Sequence[int],
+    roi: tuple[int, int, int, int] | None = None,
+    ignore_png: Path | None = None,
+    polygons: Sequence[Polygon] = (),
+) -> Region:
+    """The region of a frame of shape (height, width, ...); without a roi the whole frame.
+
+    Raises FitError where the roi leaves the frame, a mask has another size, or nothing remains to look at.
+    """
+    height, width = shape[:2]
+    roi = (0, 0, width, height) if roi is None else _inside(roi, width, height)
+    ignored = np.zeros((height, width), np.uint8)
+    if ignore_png is not None:
+        ignored |= _read_mask(ignore_png, width, height)
+    for polygon in polygons:
+        cv2.fillPoly(ignored, [np.array(polygon, np.int32)], 1)
+    region = Region(roi, ignored.astype(np.bool_))
+    if region.crop().all():
+        raise FitError("the masks cover the whole region of interest; make them or --roi leave something")
+    return region
+
+
+def _inside(roi: tuple[int, int, int, int], width: int, height: int) -> tuple[int, int, int, int]:
+    x, y, w, h = roi
+    if x < 0 or y < 0 or w < 1 or h < 1 or x + w > width or y + h > height:
+        raise FitError(
+            f"--roi {x},{y},{w},{h} leaves the frame, which is {width}x{height}; "
+            "give x,y,width,height with x+width and y+height inside it"
+        )
+    return roi
+
+
+def _read_mask(path: Path, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """1 where the mask image is white (over half of full scale in any channel), else 0."""
+    pixels = read_image(path)
+    if pixels.shape[:2] != (height, width):
+        raise FitError(
+            f"mask {path} is {pixels.shape[1]}x{pixels.shape[0]}, the frames are {width}x{height}; "
+            "draw it over one of the frames (white = ignored)"
+        )
+    return np.asarray(pixels.max(axis=2) > 127, np.uint8)
+
+
+def parse_roi(text: str) -> tuple[int, int, int, int]:
+    """'x,y,width,height' in frame pixels. Raises ValueError saying what was expected."""
+    numbers = _numbers(text)
+    if len(numbers) != 4:
+        raise ValueError(f"{text!r} is no region; give x,y,width,height in pixels, as in 40,0,560,480")
+    return numbers[0], numbers[1], numbers[2], numbers[3]
+
+
+def parse_polygon(text: str) -> Polygon:
+    """'x,y x,y x,y ...', three corners or more. Raises ValueError saying what was expected."""
+    corners = [_numbers(pair) for pair in text.split()]
+    if len(corners) < 3 or any(len(corner) != 2 for corner in corners):
+        raise ValueError(f"{text!r} is no polygon; give three or more corners, as in '0,0 80,0 0,80'")
+    return tuple((corner[0], corner[1]) for corner in corners)
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        return []

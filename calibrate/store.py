@@ -1,0 +1,235 @@
+"""Recipes on disk: recipes_dir/<product>/<version>/, and `active`, a link that is swapped in one step.
+
+A version is written beside its place and renamed into it, so a half-written recipe is never seen.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from inspectord.errors import RecipeError
+from inspectord.recipe import Recipe, active_recipe, load_recipe
+
+PRODUCT = re.compile(r"[A-Za-z0-9_-]{1,40}")
+VERSION = re.compile(r"[0-9]{4,}")
+STAGING = re.compile(r"\.([0-9]{4,})\.staging")
+HISTORY = "activations.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Staging:
+    """A version being written: fill `path`; it becomes `final` when the with-block ends without an error."""
+
+    path: Path
+    version: str
+    final: Path
+
+
+@contextmanager
+def new_version(recipes_dir: Path, product: str) -> Iterator[Staging]:
+    """Reserve the product's next version and publish it whole, or not at all.
+
+    Every file is on the disk before the rename. What a crashed fit left behind is removed here.
+    """
+    folder = _product_dir(recipes_dir, product)
+    with _locked(_made(folder)):
+        _remove_abandoned(folder)
+        taken = [int(name) for name in _version_names(folder)]
+        taken += [int(match[1]) for item in folder.iterdir() if (match := STAGING.fullmatch(item.name))]
+        version = f"{max(taken, default=0) + 1:04d}"
+        path = _made(folder / f".{version}.staging")
+        held = _hold(path)
+    try:
+        yield Staging(path, version, folder / version)
+        _sync_tree(path)
+        os.rename(path, folder / version)
+        _sync(folder)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+
+
+def products(recipes_dir: Path) -> list[str]:
+    """Names of the products that have at least one version."""
+    if not recipes_dir.is_dir():
+        return []
+    return sorted(item.name for item in recipes_dir.iterdir() if item.is_dir() and _version_names(item))
+
+
+def versions(recipes_dir: Path, product: str) -> list[str]:
+    """The product's versions, oldest first. Raises RecipeError where there is none."""
+    found = _version_names(_product_dir(recipes_dir, product))
+    if not found:
+        known = ", ".join(products(recipes_dir)) or "none"
+        raise RecipeError(
+            f"no recipes of {product!r} in {recipes_dir} (products there: {known}); "
+            f"make one with `calibrate fit FOLDER --product {product}`, or give --recipes"
+        )
+    return found
+
+
+def active_version(recipes_dir: Path, product: str) -> str | None:
+    """The version that `active` points to, None where nothing was activated."""
+    link = _product_dir(recipes_dir, product) / "active"
+    return os.readlink(link) if link.is_symlink() else None
+
+
+def activate(recipes_dir: Path, product: str, version: str | None = None) -> Recipe:
+    """Verify a version (default: the newest) and make it the active one.
+
+    Raises RecipeError where there is no such version or it does not verify; `active` then stays as it was.
+    """
+    known = versions(recipes_dir, product)
+    version = known[-1] if version is None else version
+    if version not in known:
+        raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
+    recipe = _load_own(recipes_dir / product / version, product)
+    with _locked(recipes_dir / product):
+        if active_version(recipes_dir, product) != version:
+            _point_active(recipes_dir / product, version)
+            _record(recipes_dir / product, "activate", version)
+    return recipe
+
+
+def rollback(recipes_dir: Path, product: str) -> Recipe:
+    """Make the version active that was active before; repeated, it goes further back.
+
+    Raises RecipeError where there is none, or where it does not verify.
+    """
+    known = versions(recipes_dir, product)
+    with _locked(recipes_dir / product):
+        now = active_version(recipes_dir, product)
+        earlier = [version for version in _stack(recipes_dir / product) if version != now]
+        if not earlier:
+            raise RecipeError(
+                f"no version of {product} was active before {now or 'now'}; "
+                f"choose one with `calibrate activate {product} VERSION` (it has {', '.join(known)})"
+            )
+        recipe = _load_own(recipes_dir / product / earlier[-1], product)
+        _point_active(recipes_dir / product, earlier[-1])
+        _record(recipes_dir / product, "rollback", earlier[-1])
+    return recipe
+
+
+def resolve(recipes_dir: Path, name: str) -> Recipe:
+    """A recipe by folder, by PRODUCT (its active version) or by PRODUCT/VERSION; verified."""
+    if (Path(name) / "recipe.toml").is_file():
+        return load_recipe(Path(name))
+    product, _, version = name.partition("/")
+    known = versions(recipes_dir, product)
+    if not version:
+        return active_recipe(recipes_dir, product)
+    if version not in known:
+        raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
+    return load_recipe(recipes_dir / product / version)
+
+
+def _load_own(path: Path, product: str) -> Recipe:
+    recipe = load_recipe(path)
+    if recipe.spec.product != product:
+        raise RecipeError(f"{path} is a recipe of {recipe.spec.product!r}, not of {product!r}; move it there")
+    return recipe
+
+
+def _product_dir(recipes_dir: Path, product: str) -> Path:
+    if not PRODUCT.fullmatch(product):
+        raise RecipeError(f"{product!r} is no product name; use up to 40 letters, digits, - and _")
+    return recipes_dir / product
+
+
+def _version_names(folder: Path) -> list[str]:
+    if not folder.is_dir():
+        return []
+    names = [item.name for item in folder.iterdir() if VERSION.fullmatch(item.name) and item.is_dir()]
+    return sorted(names, key=int)
+
+
+def _made(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecipeError(f"can't write {folder}: {error.strerror}; give a folder with --recipes") from error
+    return folder
+
+
+def _hold(folder: Path) -> int:
+    """A lock on a folder that ends with this process, however that ends."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    return descriptor
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    descriptor = _hold(folder)
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove staging folders that no living process holds."""
+    for item in folder.iterdir():
+        if not STAGING.fullmatch(item.name):
+            continue
+        descriptor = os.open(item, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(item, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(descriptor)
+
+
+def _point_active(folder: Path, version: str) -> None:
+    fresh = folder / ".active.new"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(version)
+    os.replace(fresh, folder / "active")
+    _sync(folder)
+
+
+def _record(folder: Path, what: str, version: str) -> None:
+    stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    with (folder / HISTORY).open("a", encoding="utf-8") as file:
+        file.write(f"{stamp} {what} {version}\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _stack(folder: Path) -> list[str]:
+    """Versions that a rollback can go to, latest last: activations, less those rolled back from."""
+    stack: list[str] = []
+    path = folder / HISTORY
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
+        _, what, version = line.split()
+        if what == "rollback":
+            while stack and stack[-1] != version:
+                stack.pop()
+        elif not stack or stack[-1] != version:
+            stack.append(version)
+    return stack
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_tree(folder: Path) -> None:
+    for item in sorted(folder.rglob("*"), reverse=True):
+        _sync(item)
+    _sync(folder)

@@ -1,0 +1,133 @@
+"""calibrate evaluate: figures on a small data set, scored by the graph that the daemon runs."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from calibrate.evaluate import evaluate
+from calibrate.fit import fit, prepare
+from calibrate.options import FitOptions
+from calibrate.progress import Silent
+from inspectord.errors import SourceError
+from inspectord.inspect import Inspector
+from inspectord.sources.files import read_image
+from inspectord.sources.parts import render_part
+
+
+def write(path: Path, pixels) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Good parts, and parts with a known defect and its mask, 96 x 80."""
+    folder, seen, number = tmp_path_factory.mktemp("data"), 0, 0
+    for index in range(24):
+        write(folder / f"train/good/{index:03d}.png", render_part(1, index, 96, 80, 0.0).pixels)
+    for index in range(6):
+        write(folder / f"test/good/{index:03d}.png", render_part(2, index, 96, 80, 0.0).pixels)
+    while seen < 10:
+        part = render_part(3, number, 96, 80, 1.0)
+        number += 1
+        if part.mask.any():
+            seen += 1
+            write(folder / f"test/{part.defect}/{number:03d}.png", part.pixels)
+            mask = part.mask.astype(np.uint8) * 255
+            write(folder / f"ground_truth/{part.defect}/{number:03d}_mask.png", mask)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def recipe(data, tmp_path_factory):
+    options = FitOptions("flange", tmp_path_factory.mktemp("recipes"), (data,), threads=2)
+    return fit(prepare(options, Silent()), Silent())
+
+
+def test_figures_for_every_kind_and_every_image(data, recipe):
+    result = evaluate(recipe, data, Silent(), threads=2)
+    assert len(result.images) == 16
+    assert {kind.kind for kind in result.kinds} == {p.name for p in (data / "test").iterdir()} - {"good"}
+    assert result.image_auroc is not None
+    assert result.image_auroc > 0.8
+    assert result.pixels is not None
+    assert result.pixels.auroc > 0.7
+    assert 0 <= result.pixels.aupro_05 <= result.pixels.aupro_30 <= 1
+    assert result.escapes.parts == 10
+
+
+def test_scores_are_the_inspectors_own(data, recipe):
+    inspector = Inspector(recipe, threads=2)
+    for image in evaluate(recipe, data, Silent(), threads=2).images:
+        assert image.score == inspector.score(read_image(data / "test" / image.file)).score
+
+
+def test_json_holds_everything_and_is_json(data, recipe):
+    table = json.loads(json.dumps(evaluate(recipe, data, Silent(), threads=2).to_json()))
+    assert len(table["images"]) == 16
+    assert table["false_rejects"]["parts"] == 6
+
+
+def test_a_table_for_people(data, recipe):
+    from rich.console import Console
+
+    console = Console(record=True, width=120, file=io.StringIO())
+    evaluate(recipe, data, Silent(), threads=2).show(console)
+    text = console.export_text()
+    assert "all defects" in text
+    assert "AUPRO at 0.30" in text
+
+
+def copied(data, folder, *kinds):
+    for kind in kinds:
+        for path in sorted((data / "test" / kind).iterdir())[:3]:
+            write(folder / "test" / kind / path.name, read_image(path))
+
+
+def test_images_that_do_not_fit_are_named_and_not_inspected(data, recipe, tmp_path):
+    copied(data, tmp_path, "good")
+    write(tmp_path / "test/good/large.png", np.zeros((100, 100), np.uint8) + 9)
+    (tmp_path / "test/good/torn.png").write_bytes(b"\x89PNG broken")
+    result = evaluate(recipe, tmp_path, Silent(), threads=2)
+    missed = {image.file: image.why for image in result.images if image.verdict == "NOT_INSPECTED"}
+    assert set(missed) == {"good/large.png", "good/torn.png"}
+    assert result.false_rejects.events >= 2
+
+
+def test_without_masks_there_are_no_pixel_figures(data, recipe, tmp_path):
+    kind = next(p.name for p in (data / "test").iterdir() if p.name != "good")
+    copied(data, tmp_path, "good", kind)
+    assert evaluate(recipe, tmp_path, Silent(), threads=2).pixels is None
+
+
+def test_a_folder_of_another_layout_is_a_clear_error(recipe, tmp_path):
+    with pytest.raises(SourceError, match="test/good"):
+        evaluate(recipe, tmp_path, Silent())
+
+
+def test_letterboxed_masks_lie_where_the_defect_lies(tmp_path):
+    """A spot in a corner of images of mixed sizes: map and mask must meet there."""
+    rng = np.random.default_rng(0)
+    for index in range(14):
+        size = (64 + index, 128 - 2 * index)
+        write(tmp_path / f"train/good/{index}.png", rng.normal(120, 4, size).clip(0, 255).astype(np.uint8))
+    for index in range(4):
+        size = (60 + 10 * index, 120)
+        image = rng.normal(120, 4, size).clip(0, 255).astype(np.uint8)
+        write(tmp_path / f"test/good/{index}.png", image)
+        mask = np.zeros(size, np.uint8)
+        cv2.rectangle(mask, (4, 4), (24, 20), 255, -1)
+        write(tmp_path / f"test/spot/{index}.png", np.where(mask > 0, np.uint8(200), image))
+        write(tmp_path / f"ground_truth/spot/{index}_mask.png", mask)
+    options = FitOptions("noise", tmp_path / "recipes", (tmp_path,), letterbox=(128, 96), threads=2)
+    recipe = fit(prepare(options, Silent()), Silent())
+    result = evaluate(recipe, tmp_path, Silent(), threads=2)
+    assert result.pixels is not None
+    assert result.pixels.auroc > 0.97
+    assert result.image_auroc == 1.0

@@ -1,0 +1,181 @@
+"""calibrate fit: the same frames give the same recipe, and only a recipe that passed its gate appears."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from calibrate import publish
+from calibrate.fit import estimate, fit, prepare
+from calibrate.options import FitOptions
+from calibrate.progress import Silent
+from inspectord.errors import FitError, FrameError
+from inspectord.inspect import Inspector, check_golden
+from inspectord.recipe import load_recipe
+from inspectord.sources.files import read_image
+from inspectord.sources.parts import render_part
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder of 24 good parts, 96 x 80."""
+    folder = tmp_path_factory.mktemp("good")
+    for number in range(24):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
+    return folder
+
+
+def options(folder, tmp_path, **changes):
+    base = FitOptions(product="flange", recipes_dir=tmp_path / "recipes", folders=(folder,), threads=2)
+    return dataclasses.replace(base, **changes)
+
+
+def run(folder, tmp_path, **changes):
+    return fit(prepare(options(folder, tmp_path, **changes), Silent()), Silent())
+
+
+def test_a_fit_gives_an_active_recipe_that_repeats_its_golden_scores(good, tmp_path):
+    recipe = run(good, tmp_path)
+    active = load_recipe(tmp_path / "recipes" / "flange" / "active")
+    assert active.hash == recipe.hash
+    assert check_golden(Inspector(active, threads=2)) <= 1e-4
+    assert (recipe.path / "report.html").is_file()
+
+
+def test_the_recipe_rejects_a_scratch_and_passes_its_good_parts(good, tmp_path):
+    recipe = run(good, tmp_path)
+    inspector = Inspector(recipe, threads=2)
+    limit = recipe.spec.limits.score
+    pixels = read_image(good / "000.png")
+    assert inspector.score(pixels).score <= limit
+    scratched = pixels.copy()
+    cv2.line(scratched, (30, 30), (60, 50), 255, 2)
+    assert inspector.score(scratched).score > limit
+
+
+def test_names_order_and_memory_budget_do_not_change_the_hash(good, tmp_path):
+    renamed = tmp_path / "renamed"
+    renamed.mkdir()
+    for number, path in enumerate(sorted(good.iterdir(), reverse=True)):
+        (renamed / f"part{number}.png").write_bytes(path.read_bytes())
+    first = run(good, tmp_path)
+    second = run(renamed, tmp_path, memory_mb=700)
+    assert first.hash == second.hash
+    assert first.path != second.path
+
+
+def test_another_seed_or_frame_changes_the_hash(good, tmp_path):
+    first = run(good, tmp_path, dimensions=20)
+    assert run(good, tmp_path, dimensions=20, seed=1).hash != first.hash
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tile": 48, "overlap": 16},
+        {"grid": (2, 2), "reduction": "semi-orthogonal", "dimensions": 12},
+        {"augment": 2, "folds": "4"},
+        {"roi": (8, 8, 64, 56), "ignore_polygons": (((10, 10), (30, 10), (30, 30)),)},
+        {"precision": "bf16"},
+        {"resize": 48},
+    ],
+)
+def test_every_option_ends_in_a_recipe_that_passed_its_gate(good, tmp_path, changes):
+    recipe = run(good, tmp_path, **changes)
+    assert check_golden(Inspector(recipe, threads=2)) <= recipe.spec.golden.tolerance
+
+
+def test_folds_by_run_hold_a_whole_run_out(good, tmp_path):
+    runs = []
+    for name, numbers in (("monday", range(12)), ("tuesday", range(12, 24))):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in numbers:
+            path = good / f"{number:03d}.png"
+            (folder / path.name).write_bytes(path.read_bytes())
+        runs.append(folder)
+    recipe = run(good, tmp_path, folders=tuple(runs), folds="run")
+    assert recipe.spec.limits.folds == "one run at a time"
+
+
+def test_folds_by_run_need_two_runs(good, tmp_path):
+    with pytest.raises(FitError, match="two runs"):
+        prepare(options(good, tmp_path, folds="run"), Silent())
+
+
+def test_images_of_mixed_sizes_are_fitted_letterboxed(tmp_path):
+    folder = tmp_path / "mixed"
+    folder.mkdir()
+    for number in range(12):
+        width = 80 + 4 * number
+        cv2.imwrite(str(folder / f"{number}.png"), render_part(1, number, width, 80, 0.0).pixels)
+    with pytest.raises(FrameError, match="--letterbox"):
+        prepare(options(folder, tmp_path), Silent())
+    recipe = run(folder, tmp_path, letterbox=(96, 96))
+    assert recipe.spec.frame.letterbox
+    assert recipe.spec.frame.shape == (96, 96, 1)
+
+
+def test_colour_frames_are_fitted_as_bgr(tmp_path):
+    folder = tmp_path / "colour"
+    folder.mkdir()
+    for number in range(12):
+        grey = render_part(1, number, 64, 64, 0.0).pixels
+        cv2.imwrite(str(folder / f"{number}.png"), np.concatenate([grey, grey // 2, grey // 3], axis=2))
+    assert run(folder, tmp_path).spec.frame.pixel_format == "BGR8"
+
+
+def test_a_graph_that_disagrees_with_the_statistics_is_never_published(good, tmp_path, monkeypatch):
+    """The gate proves itself: a graph built on shifted statistics must be refused."""
+    from calibrate.heads import WhiteningWriter
+
+    honest = WhiteningWriter.write
+
+    def shifted(self, start, mean, whitening):
+        honest(self, start, mean + 0.05, whitening)
+
+    monkeypatch.setattr(WhiteningWriter, "write", shifted)
+    with pytest.raises(FitError, match="differ"):
+        run(good, tmp_path)
+    assert not (tmp_path / "recipes" / "flange" / "0001").exists()
+    assert not (tmp_path / "recipes" / "flange" / "active").exists()
+
+
+def test_a_gate_that_fails_keeps_what_was_active(good, tmp_path, monkeypatch):
+    first = run(good, tmp_path)
+    monkeypatch.setattr(publish, "PARITY_F32", -1.0)
+    with pytest.raises(FitError):
+        run(good, tmp_path, seed=1)
+    assert load_recipe(tmp_path / "recipes" / "flange" / "active").hash == first.hash
+
+
+def test_bf16_scores_widen_the_limit_where_the_graph_reads_higher(good, tmp_path):
+    f32 = run(good, tmp_path).spec.limits.score
+    bf16 = run(good, tmp_path, precision="bf16").spec.limits.score
+    assert bf16 >= 0.97 * f32
+
+
+def test_the_estimate_says_frames_time_memory_and_the_size_of_a_map_cell(good, tmp_path):
+    text = "\n".join(estimate(prepare(options(good, tmp_path), Silent())).lines())
+    assert "24 good frames" in text
+    assert "MB of memory" in text
+    assert "every 4 pixels" in text
+
+
+def test_a_fit_needs_no_torch(good, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from pathlib import Path\n"
+        "from calibrate.fit import fit, prepare\n"
+        "from calibrate.options import FitOptions\n"
+        "from calibrate.progress import Silent\n"
+        f"o = FitOptions(product='p', recipes_dir=Path({str(tmp_path)!r}), folders=(Path({str(good)!r}),))\n"
+        "print(fit(prepare(o, Silent()), Silent()).id)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "p/0001"
