@@ -1,0 +1,130 @@
+"""The limit keeps what it promises: simulated on distributions whose true tails are known."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from calibrate.limits import find_limit, in_words, parse_rate, parts_to_prove, upper_bound
+from inspectord.errors import FitError
+
+LAWS = {
+    "normal": stats.norm(10, 1),
+    "chi": stats.chi(8),
+    "exponential": stats.expon(),
+    "log-normal": stats.lognorm(0.5),
+    "Student t": stats.t(5, 20, 2),
+}
+
+
+def true_rates(law, parts, wanted, repeats, seed=0):
+    """The share of good parts that each of `repeats` limits really rejects."""
+    rng = np.random.default_rng(seed)
+    samples = law.rvs(size=(repeats, parts), random_state=rng)
+    return np.array([law.sf(find_limit(sample, wanted).score) for sample in samples])
+
+
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize(("parts", "wanted"), [(10, 0.01), (40, 0.001), (200, 0.001), (1000, 0.001)])
+def test_the_rate_averaged_over_sets_of_good_parts_is_at_most_the_wanted(law, parts, wanted):
+    """150 sets each; the mean's own standard error decides what counts as above (two of them)."""
+    rates = true_rates(LAWS[law], parts, wanted, 150)
+    assert rates.mean() <= wanted + 2 * rates.std() / math.sqrt(len(rates))
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_with_parts_enough_no_extrapolation_is_left(law):
+    sample = LAWS[law].rvs(size=100_000, random_state=np.random.default_rng(1))
+    limit = find_limit(sample, 0.01)
+    assert limit.score == pytest.approx(limit.order_statistic, rel=1e-6)
+    assert LAWS[law].sf(limit.score) == pytest.approx(0.01, rel=0.1)
+
+
+def test_the_limit_is_not_absurdly_high_either():
+    """A limit above every score rejects nothing: the bound must stay near the true quantile."""
+    law = LAWS["chi"]
+    limits = [
+        find_limit(law.rvs(size=200, random_state=np.random.default_rng(seed)), 0.001).score
+        for seed in range(40)
+    ]
+    median, true = law.median(), law.isf(0.001)
+    assert np.median(limits) < median + 1.6 * (true - median)
+
+
+def test_the_limit_is_never_below_the_order_statistic_and_no_held_out_part_beyond_the_rate_fails():
+    sample = LAWS["exponential"].rvs(size=3000, random_state=np.random.default_rng(2))
+    limit = find_limit(sample, 0.001)
+    assert limit.score >= limit.order_statistic
+    assert limit.above <= 3
+
+
+def test_proven_is_what_clopper_and_pearson_allow():
+    limit = find_limit(LAWS["chi"].rvs(size=299, random_state=np.random.default_rng(3)), 0.001)
+    assert limit.above == 0
+    assert limit.proven_rate == pytest.approx(1 - 0.05 ** (1 / 299))
+    assert limit.proven_rate <= 0.01
+    assert upper_bound(3, 3, 0.95) == 1.0
+
+
+@pytest.mark.parametrize(("rate", "parts"), [(0.01, 299), (0.001, 2995), (0.0001, 29956)])
+def test_sample_sizes_are_the_known_ones(rate, parts):
+    assert parts_to_prove(rate) == parts
+    assert upper_bound(0, parts, 0.95) <= rate < upper_bound(0, parts - 1, 0.95)
+
+
+def test_too_few_parts_are_said():
+    limit = find_limit(np.random.default_rng(0).normal(10, 1, 50), 0.001)
+    assert any("50 good parts can't prove 1 in 1,000" in warning for warning in limit.warnings)
+    assert "estimated" in limit.headline()
+    assert "50 good parts prove at most" in limit.headline()
+
+
+def test_a_part_far_out_is_pointed_at_and_others_are_not():
+    scores = np.random.default_rng(0).normal(10, 1, 200)
+    assert not any("far out" in warning for warning in find_limit(scores, 0.01).warnings)
+    scores[7] = 60
+    assert any("far out" in warning for warning in find_limit(scores, 0.01).warnings)
+
+
+def test_the_same_scores_in_any_order_give_the_same_limit():
+    scores = np.random.default_rng(0).normal(10, 1, 80)
+    assert find_limit(scores, 0.001) == find_limit(scores[::-1], 0.001)
+
+
+def test_a_good_part_exactly_at_the_limit_passes_in_float32():
+    scores = np.full(30, 0.1)
+    assert float(np.float32(0.1)) <= find_limit(scores, 0.001).score
+
+
+@pytest.mark.parametrize("scores", [[1.0], [1.0, math.nan, 2.0], [1.0, math.inf]])
+def test_scores_that_say_nothing_are_refused(scores):
+    with pytest.raises(FitError):
+        find_limit(scores, 0.01)
+
+
+def test_ties_and_a_single_outlier_do_not_break_it():
+    for scores in (np.repeat([1.0, 2.0], 50), np.r_[np.ones(99), 5.0], np.linspace(0, 1, 11)):
+        limit = find_limit(scores, 0.001)
+        assert math.isfinite(limit.score)
+        assert limit.score >= scores.max()
+
+
+@pytest.mark.parametrize(("text", "rate"), [("1/1000", 0.001), ("0.1%", 0.001), ("0.02", 0.02)])
+def test_rates_are_read_as_people_write_them(text, rate):
+    assert parse_rate(text) == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("text", ["0", "1", "-1/5", "1/0", "often", "1/2/3", "nan"])
+def test_what_is_no_rate_is_refused(text):
+    with pytest.raises(ValueError, match="1/1000"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("rate", "words"), [(0.001, "1 in 1,000"), (1 / 1634, "1 in 1,600"), (0.26, "26 in 100"), (1e-9, "fewer")]
+)
+def test_rates_in_words_never_sound_better_than_they_are(rate, words):
+    assert in_words(rate).startswith(words)
