@@ -16,10 +16,12 @@ from calibrate.progress import Progress
 from inspectord.errors import FrameError, SourceError
 from inspectord.frame import Pixels, letterbox, letterbox_inner
 from inspectord.inspect import Inspector
-from inspectord.judge import judge
+from inspectord.judge import judge, sure_score
 from inspectord.messages import Verdict
 from inspectord.recipe import Recipe, RecipeToml
 from inspectord.sources.files import list_images, read_image
+
+MOST_PIXELS = 60_000_000  # float32: 240 MB, twice that while they are sorted
 
 
 @dataclass(frozen=True)
@@ -30,21 +32,28 @@ class _Case:
 
 
 class _PixelScores:
-    """Collects defect-free pixels and defect regions of all images that have a known mask."""
+    """Collects defect-free pixels and defect regions; of more than MOST_PIXELS good ones every step-th."""
 
     def __init__(self) -> None:
         self._good: list[npt.NDArray[np.float32]] = []
         self._regions: list[Floats] = []
-        self._masked = 0
+        self._step = 1
+        self._with_mask = self._without_mask = 0
 
     def add(self, scores: npt.NDArray[np.float32], mask: npt.NDArray[np.bool_] | None) -> None:
         """scores and mask (height, width); mask None for a good image."""
-        if mask is None:
-            self._good.append(scores.ravel())
-            return
-        self._masked += 1
-        self._good.append(scores[~mask])
-        self._regions += defect_regions(scores, mask)
+        good = scores if mask is None else scores[~mask]
+        self._good.append(good.ravel()[:: self._step].copy())
+        if mask is not None:
+            self._with_mask += 1
+            self._regions += defect_regions(scores, mask)
+        if sum(part.size for part in self._good) > MOST_PIXELS:
+            self._step *= 2
+            self._good = [part[::2].copy() for part in self._good]
+
+    def add_unknown(self) -> None:
+        """A defective image whose mask is missing: it can say nothing of pixels."""
+        self._without_mask += 1
 
     def result(self) -> PixelResult | None:
         if not self._regions:
@@ -56,7 +65,9 @@ class _PixelScores:
             auroc=pixel_auroc(good, self._regions),
             aupro_30=aupro(good, self._regions, 0.30),
             aupro_05=aupro(good, self._regions, 0.05),
-            images=self._masked,
+            images=self._with_mask,
+            images_without_mask=self._without_mask,
+            good_pixel_step=self._step,
         )
 
 
@@ -68,7 +79,6 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
     """
     inspector = Inspector(recipe, threads=threads)
     cases, pixels, images = list(_cases(folder)), _PixelScores(), []
-    masks_exist = any(case.mask is not None for case in cases)
     for case in progress.track(cases, "scoring test images"):
         name = str(case.path.relative_to(folder / "test"))
         try:
@@ -77,11 +87,17 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
         except FrameError as error:
             images.append(ImageScore(name, case.kind, None, Verdict.NOT_INSPECTED, str(error)))
             continue
-        verdict, _ = judge(result.score, recipe.spec.limits.score)
-        images.append(ImageScore(name, case.kind, result.score, verdict))
-        if masks_exist and (case.kind == GOOD or case.mask is not None):
+        score = sure_score(result)
+        verdict, reason = judge(score, recipe.spec.limits.score)
+        finite = verdict is not Verdict.NOT_INSPECTED
+        images.append(
+            ImageScore(name, case.kind, score if finite else None, verdict, "" if finite else reason)
+        )
+        if case.kind == GOOD or case.mask is not None:
             mask = _mask(case.mask, image, recipe.spec) if case.mask is not None else None
             pixels.add(*_within(image, result.anomaly_map, mask, recipe.spec))
+        else:
+            pixels.add_unknown()
     return _summary(recipe, images, pixels.result())
 
 
@@ -92,9 +108,8 @@ def _cases(folder: Path) -> Iterator[_Case]:
     for kind in sorted(path for path in test.iterdir() if path.is_dir()):
         truth = folder / "ground_truth" / kind.name
         for path in list_images(kind):
-            names = (f"{path.stem}_mask.png", f"{path.stem}.png")
-            mask = next((truth / name for name in names if (truth / name).is_file()), None)
-            yield _Case(path, kind.name, mask)
+            mask = truth / f"{path.stem}_mask.png"
+            yield _Case(path, kind.name, mask if mask.is_file() else None)
 
 
 def _as_frame(image: Pixels, spec: RecipeToml) -> Pixels:

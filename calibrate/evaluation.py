@@ -57,6 +57,8 @@ class PixelResult:
     aupro_30: float
     aupro_05: float
     images: int  # defective images with a mask
+    images_without_mask: int  # left out of the pixel figures
+    good_pixel_step: int  # every so many-th defect-free pixel was used
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Evaluation:
         table = Table(title=f"{self.recipe} at its limit {self.limit:.4g}")
         for column in ("kind", "image AUROC", "rejected wrongly / escaped (95 % interval)"):
             table.add_column(column)
-        table.add_row(GOOD, "", f"false rejects {self.false_rejects}")
+        table.add_row(GOOD, "", f"rejected or not inspected {self.false_rejects}")
         for kind in self.kinds:
             table.add_row(kind.kind, _figure(kind.image_auroc), f"escapes {kind.escapes}")
         table.add_row("all defects", _figure(self.image_auroc), f"escapes {self.escapes}", style="bold")
@@ -91,7 +93,7 @@ class Evaluation:
             p = self.pixels
             console.print(
                 f"pixel AUROC {p.auroc:.4f}, AUPRO at 0.30 {p.aupro_30:.4f}, at 0.05 {p.aupro_05:.4f} "
-                f"({p.images} images with masks)"
+                f"({p.images} images with masks, {p.images_without_mask} without)"
             )
         missed = [image for image in self.images if image.score is None]
         for image in missed:

@@ -19,6 +19,7 @@ from inspectord.sources.files import list_images, read_image
 # what fewer say is worth no limit at all.
 MINIMUM_GOOD_FRAMES = 10
 NAMED = 5  # files named in an error; the others are counted
+GOOD_NAMES = {"good", "ok", "normal"}  # what labelled data sets call the folder next to the defects
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,14 +70,14 @@ def collect_good_frames(
     if bad and not skip_bad:
         raise FrameError(f"{_named(bad)}; remove or replace them, or leave them out with --skip-bad")
     distinct = _distinct(checked)
+    _say_what_was_left_out(len(checked) - len(distinct), bad, progress)
     shape = _common_shape(shapes, letterbox)
     if len(distinct) < MINIMUM_GOOD_FRAMES:
         raise FitError(
-            f"{len(distinct)} different good images in {', '.join(str(f) for f in folders)}, at least "
+            f"{_count(len(distinct), 'different good image')} in {', '.join(map(str, folders))}, at least "
             f"{MINIMUM_GOOD_FRAMES} are needed (they prove no more than 'at most 1 good part in 4 is "
             "rejected'; 299 prove 1 in 100); grab more with `calibrate capture`"
         )
-    _say_what_was_left_out(len(checked) - len(distinct), bad, progress)
     return GoodFrames(
         frames=tuple(distinct),
         shape=shape,
@@ -105,13 +106,15 @@ def _images_of(folder: Path, progress: Progress) -> list[Path]:
 
 
 def _refuse_labelled(folder: Path) -> None:
-    """A folder with good/ next to defects must not teach the defects as good."""
-    if (folder / "good").is_dir():
-        others = sorted(item.name for item in folder.iterdir() if item.is_dir() and item.name != "good")
+    """A folder with good/ next to defects, at any depth, must not teach the defects as good."""
+    for good in sorted(
+        item for item in folder.rglob("*") if item.name.lower() in GOOD_NAMES and item.is_dir()
+    ):
+        others = sorted(item.name for item in good.parent.iterdir() if item.is_dir() and item != good)
         if others:
             raise FitError(
-                f"{folder} holds good next to {', '.join(others[:NAMED])}; only known-good images may teach: "
-                f"give {folder / 'good'}"
+                f"{good.parent} holds {good.name} next to {', '.join(others[:NAMED])}; "
+                f"only known-good images may teach: give {good}"
             )
 
 
@@ -177,12 +180,16 @@ def _largest(shapes: Iterable[tuple[int, ...]]) -> str:
 
 
 def _named(bad: Sequence[tuple[Path, str]]) -> str:
-    more = f"; and {len(bad) - NAMED} more images" if len(bad) > NAMED else ""
-    return f"{len(bad)} bad images: " + "; ".join(why for _, why in bad[:NAMED]) + more
+    more = f"; and {len(bad) - NAMED} more" if len(bad) > NAMED else ""
+    return f"{_count(len(bad), 'bad image')}: " + "; ".join(why for _, why in bad[:NAMED]) + more
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _say_what_was_left_out(copies: int, bad: Sequence[tuple[Path, str]], progress: Progress) -> None:
     if copies:
-        progress.note(f"{copies} images are exact copies of others; each counts once, as one good part")
+        progress.note(f"exact copies of other images: {copies}; each counts once, as one good part")
     if bad:
         progress.note(f"left out by --skip-bad: {_named(bad)}")

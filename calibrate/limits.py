@@ -11,7 +11,7 @@ The tail's shape and scale are weighed by their likelihood over a grid, so nothi
 value matters. Shape has the prior N(0, 0.2): distances of good parts have light tails, and 20 exceedances say
 little about it. TAIL_CONFIDENCE is the lowest bound at which the false reject rate, averaged over the sets of
 good parts one may happen to have, stays at the wanted rate for normal, chi, exponential, log-normal(0.5) and
-Student-t(5) scores and 10 to 100,000 parts (tests/test_limits.py). Higher bounds let more bad parts escape:
+Student-t(5) scores, 10 to 100,000 parts and a wanted rate of 1/1000 (tests/test_limits.py). Higher bounds let more bad parts escape:
 with 200 parts a bound of 95 % lies 1.6 times as far from the median as the true limit, this one 1.25 times.
 """
 
@@ -59,11 +59,7 @@ class Limit:
 
     def headline(self) -> str:
         """What the limit means, in one sentence for the person at the line."""
-        return (
-            f"At this limit about {in_words(self.estimated_rate)} good parts is rejected (estimated); "
-            f"{self.good_parts:,} good parts prove at most {in_words(self.proven_rate)} "
-            f"({self.confidence:.0%} confidence)."
-        )
+        return headline(self.for_recipe(""))
 
     def sample_sizes(self) -> str:
         """How many good parts would prove which rate, in one sentence."""
@@ -82,6 +78,15 @@ class Limit:
             folds=folds,
             method=self.method,
         )
+
+
+def headline(limits: Limits) -> str:
+    """The same sentence from what a recipe stores."""
+    return (
+        f"At this limit about {in_words(limits.estimated_false_reject_rate)} good parts is rejected "
+        f"(estimated); {limits.good_parts:,} good parts prove at most "
+        f"{in_words(limits.proven_false_reject_rate)} ({limits.confidence:.0%} confidence)."
+    )
 
 
 def find_limit(held_out: npt.ArrayLike, wanted_rate: float) -> Limit:
@@ -205,7 +210,7 @@ class _Tail:
             np.abs(shapes) < 1e-9, math.log(rarer), np.expm1(shapes * math.log(rarer)) / _no_zero(shapes)
         )
         order = np.argsort(quantiles, axis=None, kind="stable")
-        reached = np.searchsorted(np.cumsum(self.weight.ravel()[order]), TAIL_CONFIDENCE)
+        reached = int(np.searchsorted(np.cumsum(self.weight.ravel()[order]), TAIL_CONFIDENCE))
         return self.start + float(quantiles.ravel()[order[min(reached, order.size - 1)]])
 
     def rate(self, score: float) -> float:

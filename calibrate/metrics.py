@@ -1,4 +1,4 @@
-"""How well scores part good from bad: exact, by sorting, without thresholds or bins."""
+"""How well scores part good from bad: by sorting, without thresholds or bins."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ def aupro(good_sorted: Floats, regions: Sequence[Floats], limit: float) -> float
 
     good_sorted: ascending scores of all defect-free pixels; regions: the scores in each connected defect
     region, every region counting the same whatever its size. A pixel of score v is found at every
-    false-positive rate above FPR(v), so it adds limit - FPR(v) to the area: exact, no thresholds.
+    false-positive rate above FPR(v), so it adds limit - FPR(v) to the area: no thresholds are chosen, and
+    only scores tied exactly at the limit are approximated.
     Bergmann et al. 2021, "The MVTec Anomaly Detection Dataset", section 4.2.
     """
     shares = [np.maximum(limit - _false_positive_rates(good_sorted, region), 0).mean() for region in regions]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Protocol, TypeVar
 
 from rich.console import Console
@@ -49,11 +49,15 @@ class Plain:
         total = _length(items) if total is None else total
         of = "" if total is None else f" of {total}"
         said = began = time.monotonic()
-        for done, item in enumerate(items):
+        done = 0
+        self.note(what if total is None or total == 1 else f"{what}: {total}")
+        for done, item in enumerate(items, start=1):
             yield item
             if time.monotonic() - said >= PLAIN_EVERY_S:
                 said = time.monotonic()
-                self.note(f"{what}: {done + 1}{of}, {said - began:.0f} s")
+                self.note(f"{what}: {done}{of}, {said - began:.0f} s")
+        if said > began:
+            self.note(f"{what}: done, {done} in {time.monotonic() - began:.0f} s")
 
     def note(self, text: str) -> None:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
@@ -89,4 +93,4 @@ def progress_for(console: Console) -> Progress:
 
 
 def _length(items: Iterable[object]) -> int | None:
-    return len(items) if hasattr(items, "__len__") else None
+    return len(items) if isinstance(items, Sized) else None

@@ -17,6 +17,8 @@ from inspectord.sources.files import read_image
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Polygon: TypeAlias = tuple[tuple[int, int], ...]
 
+FAR_PX = 1_000_000  # corners may lie outside the frame, but OpenCV's arithmetic ends somewhere
+
 
 @dataclass(frozen=True, slots=True)
 class Region:
@@ -52,7 +54,7 @@ def make_region(
     if ignore_png is not None:
         ignored |= _read_mask(ignore_png, width, height)
     for polygon in polygons:
-        cv2.fillPoly(ignored, [np.array(polygon, np.int32)], 1)
+        ignored |= _fill(polygon, width, height)
     region = Region(roi, ignored.astype(np.bool_))
     if region.crop().all():
         raise FitError("the masks cover the whole region of interest; make them or --roi leave something")
@@ -77,7 +79,24 @@ def _read_mask(path: Path, width: int, height: int) -> npt.NDArray[np.uint8]:
             f"mask {path} is {pixels.shape[1]}x{pixels.shape[0]}, the frames are {width}x{height}; "
             "draw it over one of the frames (white = ignored)"
         )
-    return np.asarray(pixels.max(axis=2) > 127, np.uint8)
+    white = np.asarray(pixels.max(axis=2) > 127, np.uint8)
+    if not white.any():
+        raise FitError(
+            f"mask {path} has no white pixel, so it ignores nothing; paint white what must not count"
+        )
+    return white
+
+
+def _fill(polygon: Polygon, width: int, height: int) -> npt.NDArray[np.uint8]:
+    filled = np.zeros((height, width), np.uint8)
+    cv2.fillPoly(filled, [np.array(polygon, np.int32)], (1,))
+    if not filled.any():
+        corners = " ".join(f"{x},{y}" for x, y in polygon)
+        raise FitError(
+            f"--ignore-polygon '{corners}' lies outside the frame, which is {width}x{height}; "
+            "give its corners in pixels of the frame"
+        )
+    return filled
 
 
 def parse_roi(text: str) -> tuple[int, int, int, int]:
@@ -97,7 +116,9 @@ def parse_polygon(text: str) -> Polygon:
 
 
 def _numbers(text: str) -> list[int]:
+    """The numbers between the commas; empty where one is none, or beyond any frame."""
     try:
-        return [int(part) for part in text.split(",")]
+        numbers = [int(part) for part in text.split(",")]
     except ValueError:
         return []
+    return numbers if all(abs(number) <= FAR_PX for number in numbers) else []

@@ -57,6 +57,14 @@ def new_version(recipes_dir: Path, product: str) -> Iterator[Staging]:
         os.close(held)
 
 
+def check_place(recipes_dir: Path, product: str) -> None:
+    """Raises RecipeError where new_version couldn't write: said before a long fit, not after it."""
+    folder = _product_dir(recipes_dir, product)
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.lexists(path))
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise RecipeError(f"can't write {folder}: {there} allows no new folder; give another with --recipes")
+
+
 def products(recipes_dir: Path) -> list[str]:
     """Names of the products that have at least one version."""
     if not recipes_dir.is_dir():
@@ -107,7 +115,7 @@ def rollback(recipes_dir: Path, product: str) -> Recipe:
     known = versions(recipes_dir, product)
     with _locked(recipes_dir / product):
         now = active_version(recipes_dir, product)
-        earlier = [version for version in _stack(recipes_dir / product) if version != now]
+        earlier = [item for item in _stack(recipes_dir / product) if item != now and item in known]
         if not earlier:
             raise RecipeError(
                 f"no version of {product} was active before {now or 'now'}; "
@@ -124,6 +132,8 @@ def resolve(recipes_dir: Path, name: str) -> Recipe:
     if (Path(name) / "recipe.toml").is_file():
         return load_recipe(Path(name))
     product, _, version = name.partition("/")
+    if "/" in version or not PRODUCT.fullmatch(product):
+        raise RecipeError(f"no recipe folder {name}, and no PRODUCT or PRODUCT/VERSION; see `calibrate list`")
     known = versions(recipes_dir, product)
     if not version:
         return active_recipe(recipes_dir, product)
@@ -181,7 +191,10 @@ def _remove_abandoned(folder: Path) -> None:
     for item in folder.iterdir():
         if not STAGING.fullmatch(item.name):
             continue
-        descriptor = os.open(item, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            descriptor = os.open(item, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # its fit has just ended
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(item, ignore_errors=True)
@@ -212,11 +225,11 @@ def _stack(folder: Path) -> list[str]:
     stack: list[str] = []
     path = folder / HISTORY
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        _, what, version = line.split()
-        if what == "rollback":
+        _, what, version = (*line.split(), "", "", "")[:3]  # a power cut may leave half a line
+        if what == "rollback" and version:
             while stack and stack[-1] != version:
                 stack.pop()
-        elif not stack or stack[-1] != version:
+        elif version and (not stack or stack[-1] != version):
             stack.append(version)
     return stack
 

@@ -80,6 +80,8 @@ Event: TypeAlias = Inspected | Gap | Restart | Silence | Back | Heartbeat
 class Client:
     """Not for more than one thread. camera=None takes all cameras of the endpoint.
 
+    from_start also gives what this start of the daemon decided before, fetched from it and marked historical.
+
     Raises StateError in start() where no daemon answers within connect_s.
     """
 
@@ -92,11 +94,12 @@ class Client:
         heartbeat_timeout_ms: float = 1000.0,
         connect_s: float = 5.0,
         receive_depth: int = 10_000,
+        from_start: bool = False,
     ) -> None:
         self.boot_id = ""
         self._verdicts, self._replay = verdicts, replay
         self._camera, self._timeout_ms, self._connect_s = camera, heartbeat_timeout_ms, connect_s
-        self._receive_depth = receive_depth
+        self._receive_depth, self._from_start = receive_depth, from_start
         self._seen: dict[str, int] = {}  # camera -> last seq given out
         self._events: deque[Event] = deque()
         self._silent = False
@@ -127,7 +130,8 @@ class Client:
             raise
         self._station: str = state["station"]
         self.boot_id = state["boot_id"]
-        self._seen = {name: camera["last_seq"] for name, camera in state["cameras"].items()}
+        if not self._from_start:
+            self._seen = {name: camera["last_seq"] for name, camera in state["cameras"].items()}
         self._heard_s = time.monotonic()
 
     def close(self) -> None:

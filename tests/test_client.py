@@ -34,6 +34,15 @@ def test_verdicts_before_the_snapshot_are_not_given_out(wire):
         assert [message.seq for message in verdicts(events_until(client, seq_is(7)))] == [6, 7]
 
 
+def test_from_the_start_what_was_decided_before_comes_as_historical(wire):
+    wire.send(5)
+    with wire.client(from_start=True) as client:
+        wire.send(2)
+        found = verdicts(events_until(client, seq_is(7)))
+    assert [message.seq for message in found] == [1, 2, 3, 4, 5, 6, 7]
+    assert all(message.historical for message in found[:5])
+
+
 def test_a_gap_is_filled_in_order_and_marked_historical(wire):
     with wire.client() as client:
         wire.send(2)

@@ -131,3 +131,24 @@ def test_letterboxed_masks_lie_where_the_defect_lies(tmp_path):
     assert result.pixels is not None
     assert result.pixels.auroc > 0.97
     assert result.image_auroc == 1.0
+
+
+def test_defective_images_without_a_mask_are_counted_and_left_out_of_pixel_figures(data, recipe, tmp_path):
+    kind = next(p.name for p in sorted((data / "test").iterdir()) if p.name != "good")
+    copied(data, tmp_path, "good", kind)
+    names = sorted(path.name for path in (tmp_path / "test" / kind).iterdir())
+    mask = f"{Path(names[0]).stem}_mask.png"
+    write(tmp_path / "ground_truth" / kind / mask, read_image(data / "ground_truth" / kind / mask))
+    pixels = evaluate(recipe, tmp_path, Silent(), threads=2).pixels
+    assert pixels is not None
+    assert (pixels.images, pixels.images_without_mask) == (1, len(names) - 1)
+
+
+def test_pixels_beyond_the_memory_allowed_are_thinned_and_it_is_said(data, recipe, monkeypatch):
+    whole = evaluate(recipe, data, Silent(), threads=2).pixels
+    monkeypatch.setattr("calibrate.evaluate.MOST_PIXELS", 40_000)
+    thinned = evaluate(recipe, data, Silent(), threads=2).pixels
+    assert whole is not None
+    assert thinned is not None
+    assert (whole.good_pixel_step, thinned.good_pixel_step) == (1, 4)
+    assert thinned.auroc == pytest.approx(whole.auroc, abs=0.01)

@@ -68,7 +68,7 @@ def test_tiles_that_disagree_fade_into_each_other():
     levels = np.repeat([0.0, 1.0], axis.tile // 4)
     steps = np.diff(join_matrix(axis, 4) @ levels)
     overlap_cells = (2 * axis.tile - axis.canvas) // 4
-    assert 0 <= steps.min()
+    assert steps.min() >= 0
     assert steps.max() < 2 / overlap_cells
 
 

@@ -131,6 +131,10 @@ def normalised(images: ov.Output) -> ov.Output:
 
 
 def kept(x: ov.Output, channels: npt.NDArray[np.int64] | None) -> ov.Output:
+    """Some channels of x, by a convolution with ones and zeros: exact, and unlike a gather it leaves the
+    memory layout that OpenVINO chose (measured: 0.1 ms instead of 0.9 ms after layer1 of ResNet-18).
+    """
     if channels is None:
         return x
-    return op.gather(x, op.constant(channels), op.constant(np.int64(1))).output(0)
+    kernel = np.eye(x.get_shape()[1], dtype=np.float32)[channels, :, None, None]
+    return convolve(x, np.ascontiguousarray(kernel), None, stride=1)
