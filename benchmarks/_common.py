@@ -249,7 +249,8 @@ class Daemon:
                     end_s = time.monotonic() + seconds
             elif not running or time.monotonic() - quiet_s > START_S:
                 break
-        if end_s is None and (seconds is not None or self.process.poll() != 0):
+        expected = 0 if seconds is None else None  # ended well, or still running
+        if self.process.poll() != expected or (seconds is not None and end_s is None):
             raise SystemExit(f"the daemon failed: {self._log_path.read_text(errors='replace')[-2000:]}")
 
 

@@ -1,6 +1,6 @@
 """Latency of a recipe's graph beside anomalib's PaDiM, both in OpenVINO, in one process, taking turns.
 
-    python benchmarks/anomalib_padim.py --ours RECIPE_DIR_OR_XML [--json FILE]
+    python -m benchmarks.anomalib_padim --ours RECIPE_DIR_OR_XML [--json FILE]
 
 The first run makes a venv with anomalib (about 2 GB under .bench/, git-ignored) and exports its PaDiM there:
 ResNet-18, layer1 to layer3, 100 features, 256 x 256, random weights, since weights do not change the time.
@@ -14,8 +14,6 @@ conversion from camera bytes stays outside its graph and its time. Its graph end
 
 import argparse
 import json
-import os
-import platform
 import subprocess
 import sys
 import time
@@ -26,7 +24,8 @@ from typing import Any
 import numpy as np
 import openvino as ov
 
-BENCH_DIR = Path(__file__).resolve().parent.parent / ".bench"
+from benchmarks._common import BENCH_DIR, in_words, machine, versions
+
 EXPORTER = Path(__file__).resolve().parent / "_anomalib_export.py"
 TORCH = "torch==2.13.0"
 PACKAGES = (  # torch is named again so that no dependency can replace it
@@ -151,17 +150,6 @@ def summarise(durations: np.ndarray) -> dict[str, dict[str, float]]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """CPU and load, since a number of milliseconds means little without them."""
-    cpu_lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.split(":", 1)[1].strip() for line in cpu_lines if line.startswith("model name")]
-    return {
-        "cpu": names[0] if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "load_1min_at_start": round(os.getloadavg()[0], 2),
-    }
-
-
 def compare(ours_xml: Path, theirs_xml: Path, args: argparse.Namespace) -> dict[str, Any]:
     """Times both graphs in every precision asked for; the report as plain data."""
     core = ov.Core()
@@ -176,7 +164,7 @@ def compare(ours_xml: Path, theirs_xml: Path, args: argparse.Namespace) -> dict[
     results = {precision: measure(precision) for precision in args.precision}
     return {
         "machine": host,
-        "versions": {"openvino": ov.get_version(), "python": platform.python_version()},
+        "versions": versions(),
         "settings": {"threads": args.threads, "warm_up": args.warm_up, "rounds": args.rounds},
         "models": {
             "ours": describe(ours_xml, models[0]),
@@ -189,7 +177,7 @@ def compare(ours_xml: Path, theirs_xml: Path, args: argparse.Namespace) -> dict[
 def print_report(report: dict[str, Any]) -> None:
     """The report for a reader at a terminal."""
     for part in ("machine", "versions", "exported_with", "settings"):
-        print(f"{part}: " + ", ".join(f"{name} {value}" for name, value in report[part].items()))
+        print(f"{part}: {in_words(report[part])}")
     for side, facts in report["models"].items():
         print(f"{side}: takes {facts['input']}, gives {'; '.join(facts['outputs'])}")
     for precision, result in report["results"].items():

@@ -118,7 +118,7 @@ def estimate(plan: Plan) -> Estimate:
         recipe_mb=recipe / 1e6,
         disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
         memory_mb=plan.options.memory_mb,
-        seconds=n * frame_s * 1.3 + operations / 15e9 + 10,
+        seconds=n * frame_s * 1.3 + operations / 15e9 + p * d * d * 5e-8 + 10,
         cell_px=plan.geometry.cell / plan.geometry.scale,
     )
 

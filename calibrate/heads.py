@@ -32,7 +32,7 @@ class Band:
 
 def bands(dimensions: int, packed: bool) -> list[Band]:
     """Few bands where speed counts, many where size does."""
-    count = min(dimensions, max(4, dimensions // 50) if packed else 3)
+    count = min(dimensions, max(4, dimensions // 32) if packed else 3)
     edges = [round(dimensions * index / count) for index in range(count + 1)]
     return [Band(a, b) for a, b in pairwise(edges)]
 
@@ -55,6 +55,7 @@ class WhiteningWriter:
     def __init__(self, folder: Path, positions: int, dimensions: int) -> None:
         self.packed = is_packed(positions, dimensions)
         self.mean = np.empty((positions, dimensions), np.float32)
+        self._unit = np.empty_like(self.mean) if self.packed else None
         self._bands = bands(dimensions, self.packed)
         self._plain: list[_Plain] = []
         self._packed: list[_Packed] = []
@@ -64,9 +65,14 @@ class WhiteningWriter:
             else:
                 self._plain.append(_Plain(positions, band))
 
-    def write(self, start: int, mean: Doubles, whitening: Doubles) -> None:
-        """mean (block, d) and whitening (block, d, d) of the positions from start."""
-        self.mean[start : start + len(mean)] = mean
+    def write(self, start: int, mean: Doubles, spread: Doubles, whitening: Doubles) -> None:
+        """Mean and standard deviation (block, d), whitening (block, d, d) of the positions from start."""
+        part = slice(start, start + len(mean))
+        self.mean[part] = mean
+        if self._unit is not None:
+            # In units of their spread features are alike, and so are the columns of W that meet them.
+            self._unit[part] = 1 / spread
+            whitening = whitening / self._unit[part][:, None, :]
         stores: Sequence[_Plain | _Packed] = self._plain or self._packed
         for band, store in zip(self._bands, stores, strict=True):
             store.write(start, whitening[:, band.start : band.stop, : band.stop])
@@ -75,11 +81,13 @@ class WhiteningWriter:
         """Distances (positions,) of embeddings (positions, d)."""
         positions, dimensions = self.mean.shape
         centred = op.subtract(embeddings, op.constant(self.mean, shared_memory=True))
+        if self._unit is not None:
+            centred = op.multiply(centred, op.constant(self._unit, shared_memory=True))
         rows = op.reshape(centred, op.constant([positions, 1, dimensions]), False).output(0)
         if self.packed:
             return _loop(rows, self._bands, self._packed)
         squares = [
-            _squared(_left(rows, band.stop, dimensions), store.constant())
+            store.squared(_columns(rows, 0, band.stop))
             for band, store in zip(self._bands, self._plain, strict=True)
         ]
         return _root(squares)
@@ -94,63 +102,74 @@ class _Plain:
     def write(self, start: int, values: Doubles) -> None:
         self._values[start : start + len(values)] = values
 
-    def constant(self) -> ov.Output:
-        return op.constant(self._values, shared_memory=True).output(0)
+    def squared(self, x: ov.Output) -> ov.Output:
+        """|W x|^2 of x (positions, 1, columns)."""
+        matrix = op.constant(self._values, shared_memory=True)
+        return _sum_of_squares(op.matmul(x, matrix, False, True).output(0))
 
 
 class _Packed:
-    """One band as 16-bit fixed point with a scale per row, in two byte planes on disk.
+    """One band as 16-bit fixed point with a scale per row, in two byte planes on disk; the diagonal, which
+    outweighs the rest of its row, apart in float32.
 
     Signed high and unsigned low bytes: OpenVINO's CPU plugin keeps 8-bit constants as they are,
     where it would widen 16-bit ones to 32 when the model is compiled.
     """
 
     def __init__(self, path: Path, positions: int, band: Band) -> None:
-        self._shape = (positions, band.stop - band.start, band.stop)
+        rows = band.stop - band.start
+        self._shape, self._start = (positions, rows, band.stop), band.start
         self._paths = path.with_suffix(".high"), path.with_suffix(".low")
-        self._scale = np.empty((positions, 1, band.stop - band.start), np.float32)
+        self._scale = np.empty((positions, 1, rows), np.float32)
+        self._diagonal = np.empty((positions, 1, rows), np.float32)
 
     def write(self, start: int, values: Doubles) -> None:
         """Blocks arrive in order of position."""
-        scale = (np.maximum(np.abs(values).max(axis=2), 1e-30) / 32767).astype(np.float32)
-        fixed = np.rint(values / scale[..., None]).astype(np.int16)
-        self._scale[start : start + len(values), 0] = scale
+        part, rest = slice(start, start + len(values)), values.copy()
+        rows = np.arange(values.shape[1])
+        self._diagonal[part, 0] = values[:, rows, self._start + rows]
+        rest[:, rows, self._start + rows] = 0
+        scale = (np.maximum(np.abs(rest).max(axis=2), 1e-30) / 32767).astype(np.float32)
+        self._scale[part, 0] = scale
+        fixed = np.rint(rest / scale[..., None]).astype(np.int16)
         planes = (fixed >> 8).astype(np.int8), (fixed & 255).astype(np.uint8)
         for path, plane in zip(self._paths, planes, strict=True):
             with path.open("ab") as file:
                 file.write(plane.tobytes())
 
     def constants(self) -> list[ov.Output]:
-        """High bytes, low bytes and scales of all positions; the planes are mapped, not read."""
+        """High and low bytes (mapped, not read), scales and diagonals of all positions."""
         kinds = (np.int8, np.uint8)
-        maps = [
+        planes = [
             np.memmap(path, kind, "r+", 0, self._shape) for path, kind in zip(self._paths, kinds, strict=True)
         ]
-        return [op.constant(a, shared_memory=True).output(0) for a in (*maps, self._scale)]
+        arrays = (*planes, self._scale, self._diagonal)
+        return [op.constant(array, shared_memory=True).output(0) for array in arrays]
 
-    def unpacked(self, block: int) -> tuple[list[op.Parameter], ov.Output]:
-        """Parameters for one block's constants, and its matrices in float32."""
+    def squared(self, x: ov.Output, block: int) -> tuple[list[op.Parameter], ov.Output]:
+        """Parameters for one block's constants, and |W x|^2 of x (block, 1, columns) in float32."""
         _, rows, columns = self._shape
         high = op.parameter([block, rows, columns], ov.Type.i8)
         low = op.parameter([block, rows, columns], ov.Type.u8)
         scale = op.parameter([block, 1, rows], ov.Type.f32)
+        diagonal = op.parameter([block, 1, rows], ov.Type.f32)
         coarse = op.multiply(op.convert(high, ov.Type.f32), op.constant(np.float32(256)))
         whole = op.add(coarse, op.convert(low, ov.Type.f32))
-        by_row = op.reshape(scale, op.constant([block, rows, 1]), False)
-        return [high, low, scale], op.multiply(whole, by_row).output(0)
+        rest = op.multiply(op.matmul(x, whole, False, True), scale)
+        own = op.multiply(_columns(x, self._start, columns), diagonal)
+        return [high, low, scale, diagonal], _sum_of_squares(op.add(rest, own).output(0))
 
 
-def _left(rows: ov.Output, columns: int, of: int) -> ov.Output:
-    """The first columns of rows (positions, 1, of)."""
-    if columns == of:
+def _columns(rows: ov.Output, start: int, stop: int) -> ov.Output:
+    """Columns start to stop of rows (positions, 1, columns)."""
+    if (start, stop) == (0, rows.get_shape()[2]):
         return rows
     one, last = op.constant([1]), op.constant([2])
-    return op.slice(rows, op.constant([0]), op.constant([columns]), one, last).output(0)
+    return op.slice(rows, op.constant([start]), op.constant([stop]), one, last).output(0)
 
 
-def _squared(x: ov.Output, matrix: ov.Output) -> ov.Output:
-    """|W x|^2 for every position: x (positions, 1, columns), matrix (positions, rows, columns)."""
-    y = op.matmul(x, matrix, False, True)
+def _sum_of_squares(y: ov.Output) -> ov.Output:
+    """(positions,) of y (positions, 1, rows)."""
     return op.reduce_sum(op.multiply(y, y), op.constant([1, 2]), False).output(0)
 
 
@@ -173,9 +192,9 @@ def _loop(rows: ov.Output, cuts: list[Band], stores: list[_Packed]) -> ov.Output
     inputs: list[tuple[op.Parameter, ov.Output]] = [(inner_rows, rows)]
     squares = []
     for band, store in zip(cuts, stores, strict=True):
-        parameters, unpacked = store.unpacked(block)
+        parameters, square = store.squared(_columns(inner_rows.output(0), 0, band.stop), block)
         inputs += list(zip(parameters, store.constants(), strict=True))
-        squares.append(_squared(_left(inner_rows.output(0), band.stop, dimensions), unpacked))
+        squares.append(square)
     result = op.result(_root(squares))
     body = ov.Model([result], [parameter for parameter, _ in inputs], "positions")
     for number, node in enumerate(body.get_ordered_ops()):

@@ -138,7 +138,7 @@ def fit_positions(
         x = everything[:, :taught]
         mean, covariance = gaussians(x, epsilon)
         whitening = whiten(covariance)
-        writer.write(start, mean, whitening)
+        writer.write(start, mean, np.sqrt(np.diagonal(covariance, axis1=1, axis2=2)), whitening)
         known = distances(everything[:, checked], mean, whitening)
         checked_spool.write_block(start, known.T[..., None].astype(np.float32))
         del covariance, whitening

@@ -33,7 +33,8 @@ def build(shape, dimensions=10, ignored=None, roi=None, tmp_path=None, reduction
     rng = np.random.default_rng(0)
     writer = WhiteningWriter(tmp_path, positions, reduced.dimensions)
     matrices = np.tril(rng.standard_normal((positions, reduced.dimensions, reduced.dimensions)))
-    writer.write(0, rng.standard_normal((positions, reduced.dimensions)), matrices)
+    mean = rng.standard_normal((positions, reduced.dimensions))
+    writer.write(0, mean, np.ones_like(mean), matrices)
     embed = compiled(features)
     joiner = Joiner(geometry, valid_cells(geometry, ignored), sigma_cells=1.0)
     return embed, compiled(recipe_model(features, writer, joiner)), joiner, writer, matrices
