@@ -11,8 +11,9 @@ The tail's shape and scale are weighed by their likelihood over a grid, so nothi
 value matters. Shape has the prior N(0, 0.2): distances of good parts have light tails, and 20 exceedances say
 little about it. TAIL_CONFIDENCE is the lowest bound at which the false reject rate, averaged over the sets of
 good parts one may happen to have, stays at the wanted rate for normal, chi, exponential, log-normal(0.5) and
-Student-t(5) scores, 10 to 100,000 parts and a wanted rate of 1/1000 (tests/test_limits.py). Higher bounds let more bad parts escape:
-with 200 parts a bound of 95 % lies 1.6 times as far from the median as the true limit, this one 1.25 times.
+Student-t(5) scores, 10 to 100,000 parts and a wanted rate of 1/1000 (tests/test_limits.py). Higher bounds
+let more bad parts escape: with 200 parts a bound of 95 % lies 1.6 times as far from the median as the true
+limit, this one 1.25 times.
 """
 
 from __future__ import annotations

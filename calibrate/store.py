@@ -22,6 +22,9 @@ PRODUCT = re.compile(r"[A-Za-z0-9_-]{1,40}")
 VERSION = re.compile(r"[0-9]{4,}")
 STAGING = re.compile(r"\.([0-9]{4,})\.staging")
 HISTORY = "activations.log"
+EVENT = re.compile(
+    r"(activate|rollback) ([0-9]{4,})\n"
+)  # passes over the half line that a power cut may leave
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,12 +227,11 @@ def _stack(folder: Path) -> list[str]:
     """Versions that a rollback can go to, latest last: activations, less those rolled back from."""
     stack: list[str] = []
     path = folder / HISTORY
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
-        _, what, version = (*line.split(), "", "", "")[:3]  # a power cut may leave half a line
-        if what == "rollback" and version:
+    for what, version in EVENT.findall(path.read_text(encoding="utf-8") if path.is_file() else ""):
+        if what == "rollback":
             while stack and stack[-1] != version:
                 stack.pop()
-        elif version and (not stack or stack[-1] != version):
+        elif not stack or stack[-1] != version:
             stack.append(version)
     return stack
 

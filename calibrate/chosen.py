@@ -1,0 +1,95 @@
+"""From a command's flags to what was asked for: fit's options, or a source of frames."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+
+from pydantic import ValidationError
+
+from calibrate.options import FitOptions
+from inspectord.errors import SettingsError
+from inspectord.settings import (
+    Camera,
+    FolderSource,
+    GenicamSource,
+    LineSource,
+    Source,
+    VideoSource,
+    load_settings,
+)
+
+REPLAY_HZ = 10_000.0  # a file is read as fast as it can be
+# Which flags of capture go with which source; any other pairing would do nothing, so it is refused.
+GOES_WITH = {
+    "camera": ("config",),
+    "serial": ("cti",),
+    "model": ("cti",),
+    "user_id": ("cti",),
+    "feature": ("cti",),
+    "seed": ("line",),
+    "size": ("line",),
+    "rate": ("folder", "video", "line"),
+}
+
+
+def fit_options(options: argparse.Namespace) -> FitOptions:
+    """Flags not given leave FitOptions' own default. Raises SettingsError for ones without effect."""
+    if options.overlap is not None and not (options.tile or options.grid):
+        raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
+    named = options.backbone not in (None, "bundled") and not options.backbone.endswith((".onnx", ".xml"))
+    if options.weights is not None and not named:
+        raise SettingsError("--weights goes with a --backbone by name, as in resnet18; leave it out")
+    given = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    given = {name: value for name, value in given.items() if value is not None}
+    for name in ("folders", "ignore_polygons"):
+        given[name] = tuple(given.get(name, ()))
+    return FitOptions(**given)
+
+
+def source_of(options: argparse.Namespace) -> Source:
+    """The source that the flags name. Raises SettingsError for flags that don't go together."""
+    for flag, sources in GOES_WITH.items():
+        if getattr(options, flag) is not None and all(getattr(options, name) is None for name in sources):
+            with_ = " or ".join(f"--{name}" for name in sources)
+            raise SettingsError(f"--{flag.replace('_', '-')} goes with {with_} only; leave it out")
+    return _configured(options) if options.config else _from_flags(options)
+
+
+def _configured(options: argparse.Namespace) -> Source:
+    cameras = {camera.name: camera for camera in load_settings(options.config).cameras}
+    name = options.camera or (next(iter(cameras)) if len(cameras) == 1 else None)
+    if name not in cameras:
+        asked = f"has no camera {name!r}" if name else "has several cameras"
+        raise SettingsError(f"{options.config} {asked}; give --camera with one of: {', '.join(cameras)}")
+    return for_teaching(cameras[name])
+
+
+def _from_flags(options: argparse.Namespace) -> Source:
+    rate_hz = options.rate
+    try:
+        if options.folder:
+            return FolderSource(path=options.folder, rate_hz=rate_hz)
+        if options.video:
+            return VideoSource(path=options.video, rate_hz=rate_hz or REPLAY_HZ)
+        if options.cti:
+            named = {name: getattr(options, name) for name in ("serial", "model", "user_id")}
+            return GenicamSource(cti=options.cti, features=dict(options.feature or ()), **named)
+        width, height = options.size or (256, 256)
+        seed = options.seed or 0
+        return LineSource(seed=seed, rate_hz=rate_hz or 10.0, width=width, height=height, defect_rate=0.0)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise SettingsError(
+            f"{first['loc'][-1]}: {first['msg']}, got {first['input']}; correct it"
+        ) from error
+
+
+def for_teaching(camera: Camera) -> Source:
+    """A configured camera's source, without what must not teach: simulated defects, files over and over."""
+    match camera.source:
+        case LineSource():
+            return camera.source.model_copy(update={"defect_rate": 0.0})
+        case FolderSource() | VideoSource():
+            return camera.source.model_copy(update={"loop": False})
+    return camera.source

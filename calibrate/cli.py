@@ -1,0 +1,232 @@
+"""The command line. Each command imports what it needs itself, so that --help and errors come at once."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from calibrate import flags
+from inspectord import __version__
+from inspectord.errors import InspectordError, StateError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from calibrate.progress import Progress
+    from inspectord.recipe import Recipe
+
+DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+USAGE, IO_ERROR, INTERRUPTED = 2, 74, 130  # 74: sysexits' EX_IOERR
+PIPE_COLUMNS = 160  # tables in a pipe or a file have no window to fit into
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; the exit code. What a user can mend is told in one line on stderr."""
+    options = _parser().parse_args(argv)
+    try:
+        code: int = options.command(options)
+        return code
+    except InspectordError as error:
+        return _failed(str(error), error.exit_code)
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        return _failed(f"{error.strerror}: {error.filename or 'while writing'}; check the disk", IO_ERROR)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _failed(why: str, code: int) -> int:
+    print(f"calibrate: {' '.join(why.split())}", file=sys.stderr)
+    return code
+
+
+def _capture(options: argparse.Namespace) -> int:
+    from calibrate.chosen import source_of
+
+    source = source_of(options)
+    from calibrate.capture import Wanted, capture
+    from calibrate.show import captured_lines
+
+    wanted = Wanted(options.run, source, options.frames, options.wait, options.note)
+    captured = capture(wanted, _progress())
+    print("\n".join(captured_lines(captured, options.frames)))
+    return INTERRUPTED if captured.interrupted else 0
+
+
+def _fit(options: argparse.Namespace) -> int:
+    from calibrate.chosen import fit_options
+    from calibrate.store import check_place
+
+    wanted, progress = fit_options(options), _progress()
+    check_place(wanted.recipes_dir, wanted.product)
+    from calibrate.fit import estimate, fit, prepare
+    from calibrate.show import fitted_lines
+
+    plan = prepare(wanted, progress)
+    for line in estimate(plan).lines():
+        progress.note(line)
+    print("\n".join(fitted_lines(fit(plan, progress), wanted.activate)))
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise StateError(f"no folder for {options.json}; make it, or give --json another file")
+    from calibrate.store import resolve
+
+    recipe = resolve(options.recipes_dir, options.recipe)
+    from calibrate.evaluate import evaluate
+
+    result = evaluate(recipe, options.folder, _progress(), options.threads)
+    result.show(_console())
+    if options.json is not None:
+        options.json.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from calibrate.show import show_recipe
+    from calibrate.store import resolve
+
+    show_recipe(_console(), resolve(options.recipes_dir, options.recipe))
+    return 0
+
+
+def _list(options: argparse.Namespace) -> int:
+    from calibrate.show import list_recipes
+
+    list_recipes(_console(), options.recipes_dir)
+    return 0
+
+
+def _activate(options: argparse.Namespace) -> int:
+    from calibrate.store import activate
+
+    return _now_active(activate(options.recipes_dir, options.product, options.version))
+
+
+def _rollback(options: argparse.Namespace) -> int:
+    from calibrate.store import rollback
+
+    return _now_active(rollback(options.recipes_dir, options.product))
+
+
+def _now_active(recipe: Recipe) -> int:
+    print(f"recipe {recipe.id} is active; a running daemon takes it with `systemctl reload inspectord`")
+    return 0
+
+
+def _console() -> Console:
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal else Console(width=PIPE_COLUMNS)
+
+
+def _progress() -> Progress:
+    """On stderr, so that stdout holds the results alone."""
+    from rich.console import Console
+
+    from calibrate.progress import progress_for
+
+    return progress_for(Console(stderr=True))
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line; the usage of fit alone would fill a screen."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(USAGE, f"calibrate: {message}; see `{self.prog} --help`\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="calibrate",
+        description="Teach inspectord a product from known-good parts only.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"calibrate {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for name, (command, text, examples, arguments) in COMMANDS.items():
+        epilog = "examples:\n" + "\n".join(f"  {line}\n      {words}" for line, words in examples.items())
+        each = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=epilog,
+            allow_abbrev=False,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        arguments(each)
+        each.set_defaults(command=command)
+    return parser
+
+
+Arguments = Callable[[argparse.ArgumentParser], None]
+Command = Callable[[argparse.Namespace], int]
+COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
+    "capture": (
+        _capture,
+        "grab known-good frames from a camera, files or the simulated line into a new folder",
+        {
+            "calibrate capture runs/monday --config inspectord.toml --camera cam1": "300 good parts, as cam1 "
+            "sees them; Ctrl-C ends it sooner and keeps what was grabbed",
+            "calibrate capture runs/try --cti producer.cti --serial 4711 --feature PixelFormat=Mono8 "
+            "--frames 50": "50 frames of a camera that no configuration knows yet",
+            "calibrate capture runs/demo --line --size 320x240 --rate 50 --note 'no camera yet'": "without "
+            "any camera: parts of the simulated line",
+        },
+        flags.add_capture,
+    ),
+    "fit": (
+        _fit,
+        "learn a product from known-good frames and publish a recipe, with a limit in false rejects",
+        {
+            "calibrate fit runs/monday runs/tuesday --product flange": "learn flange from two captured runs "
+            "and make the recipe active",
+            "calibrate fit good --product flange --roi 40,0,560,480 --tile 256 --overlap 32 "
+            "--max-false-rejects 1/5000": "look closely, inside a rectangle only, and reject fewer parts",
+            "calibrate fit good --product flange --ignore-polygon '0,0 80,0 0,80' --no-activate": "leave a "
+            "corner out; store the recipe, and decide later with calibrate activate",
+        },
+        flags.add_fit,
+    ),
+    "evaluate": (
+        _evaluate,
+        "measure a recipe on images with known answers: false rejects, escapes, AUROC, AUPRO",
+        {
+            "calibrate evaluate flange samples --json figures.json": "samples holds test/good, test/scratch "
+            "and so on; every score goes to figures.json",
+        },
+        flags.add_evaluate,
+    ),
+    "show": (
+        _show,
+        "print in words what a recipe looks at, its limit, and how sure that is",
+        {"calibrate show flange/0001": "the first version of flange; without /0001 the active one"},
+        flags.add_recipe,
+    ),
+    "list": (
+        _list,
+        "list all products and versions, and which are active",
+        {"calibrate list --recipes /var/lib/inspectord/recipes": "the recipes of the installed daemon"},
+        flags.add_recipes,
+    ),
+    "activate": (
+        _activate,
+        "make a version the active one, after checking it",
+        {"calibrate activate flange 0002": "the daemon runs it from its next reload"},
+        flags.add_activate,
+    ),
+    "rollback": (
+        _rollback,
+        "make the version active that was active before",
+        {"calibrate rollback flange": "the new recipe rejects too much: back to the one before it"},
+        flags.add_product,
+    ),
+}

@@ -1,0 +1,188 @@
+"""What each command takes. Light: --help loads no library."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from calibrate import texts
+
+ENOUGH_FRAMES = 300  # 299 good parts, none over the limit, prove at most 1 false reject in 100
+
+
+def add_recipes(parser: argparse.ArgumentParser) -> None:
+    default = Path(os.environ.get("INSPECTORD_RECIPES_DIR") or "recipes")
+    parser.add_argument(
+        "--recipes",
+        dest="recipes_dir",
+        type=Path,
+        default=default,
+        metavar="DIR",
+        help="folder of all recipes; default: $INSPECTORD_RECIPES_DIR, else ./recipes",
+    )
+
+
+def add_fit(parser: argparse.ArgumentParser) -> None:
+    """One flag for each field of FitOptions; dest is the field's name."""
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help="known-good images, or a captured run")
+    add("--product", required=True, metavar="NAME", help="what the recipe is for, as in flange")
+    add_recipes(parser)
+    add(
+        "--max-false-rejects",
+        dest="max_false_reject_rate",
+        type=texts.rate,
+        metavar="RATE",
+        help="share of good parts that may be rejected, as in 1/1000 or 0.1%%; default: 1/1000",
+    )
+    add("--no-activate", dest="activate", action="store_false", help="store the recipe, change nothing else")
+    add("--skip-bad", action="store_true", help="leave out unreadable and blank images, and name them")
+    add(
+        "--folds",
+        type=texts.folds,
+        metavar="loo|run|N",
+        help="how parts are held out: each alone, a folder at a time, N groups; default: loo",
+    )
+    _add_region(parser)
+    _add_model(parser)
+    _add_box(parser)
+
+
+def _add_region(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("where to look, in pixels of the frame").add_argument
+    add("--roi", type=texts.roi, metavar="X,Y,W,H", help="only this rectangle")
+    add("--ignore", dest="ignore_png", type=Path, metavar="PNG", help="white pixels don't count")
+    add(
+        "--ignore-polygon",
+        dest="ignore_polygons",
+        type=texts.polygon,
+        action="append",
+        metavar='"X,Y X,Y X,Y"',
+        help="nothing inside counts; may be repeated",
+    )
+    add("--letterbox", type=texts.pair, metavar="WxH", help="scale and pad images of mixed sizes to this one")
+    add("--resize", type=texts.number(16), metavar="N", help="scale to N pixels on the shorter side")
+    add("--tile", type=texts.number(16), metavar="SIZE", help="cut into square tiles, for small defects")
+    add(
+        "--overlap",
+        type=texts.count,
+        metavar="N",
+        help="pixels that neighbouring tiles share; default: 0",
+    )
+    add("--grid", type=texts.pair, metavar="RxC", help="cut into rows x columns instead of --tile")
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("the model").add_argument
+    add(
+        "--backbone",
+        metavar="NAME|FILE",
+        help="bundled, mobilenet_v2, resnet18, resnet34, resnet50, wide_resnet50_2 or an .onnx/.xml file; "
+        "default: bundled, the only one without --weights",
+    )
+    add("--weights", type=Path, metavar="FILE", help="the backbone's weights, .pth or .safetensors")
+    add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
+    add("--dimensions", type=texts.number(1), metavar="N", help="features kept a position; default: 100")
+    add("--reduction", choices=("random", "semi-orthogonal"), help="how they are chosen; default: random")
+    add("--seed", type=texts.count, metavar="N", help="of that choice; default: 0")
+    add("--augment", type=texts.count, metavar="N", help="shifted and turned copies a frame; default: 0")
+    add("--epsilon", type=texts.number(1e-9, float), help="added to the variances; default: 0.01")
+    add(
+        "--smoothing",
+        dest="smoothing_px",
+        type=texts.number(0, float),
+        metavar="PIXELS",
+        help="blur of the anomaly map, sigma; default: 4",
+    )
+
+
+def _add_box(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("this box").add_argument
+    add("--device", help="OpenVINO device that the daemon will use, as in CPU or GPU; default: CPU")
+    add("--precision", choices=("f32", "bf16", "f16"), help="that the daemon will use; default: f32")
+    add("--threads", type=texts.count, metavar="N", help="default: 0, all cores")
+    add(
+        "--memory-mb",
+        type=texts.number(700),
+        metavar="N",
+        help="most memory that the fit takes; default: 1500",
+    )
+
+
+def add_capture(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("run", type=Path, metavar="RUN", help="folder to make; it must not exist yet")
+    add("--frames", type=texts.number(1), default=ENOUGH_FRAMES, metavar="N", help="default: %(default)s")
+    add(
+        "--wait",
+        type=texts.number(0.1, float),
+        default=30.0,
+        metavar="SECONDS",
+        help="give up after so long without a usable frame; default: %(default)g",
+    )
+    add("--note", default="", metavar="TEXT", help="kept in run.toml: who, which light, which lot")
+    where = parser.add_argument_group("from one of").add_mutually_exclusive_group(required=True).add_argument
+    where("--config", type=Path, metavar="FILE", help="a camera of inspectord's configuration")
+    where("--cti", type=Path, metavar="FILE", help="a camera through this GenTL producer")
+    where("--folder", type=Path, metavar="DIR", help="image files")
+    where("--video", type=Path, metavar="FILE", help="a video file")
+    where("--line", action="store_true", default=None, help="the simulated line, without defects")
+    _add_source(parser)
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("more of the source").add_argument
+    add("--camera", metavar="NAME", help="with --config: which one, where there are several")
+    add("--serial", help="with --cti: the camera's serial number")
+    add("--model", help="with --cti: the camera's model")
+    add("--user-id", help="with --cti: the camera's user-defined name")
+    add(
+        "--feature",
+        type=texts.feature,
+        action="append",
+        metavar="NAME=VALUE",
+        help="with --cti: set a camera feature, as in PixelFormat=Mono8; may be repeated",
+    )
+    add("--size", type=texts.pair, metavar="WxH", help="with --line: of its frames; default: 256x256")
+    add(
+        "--seed",
+        type=texts.count,
+        metavar="N",
+        help="with --line: other seeds make other parts; default: 0",
+    )
+    add(
+        "--rate",
+        type=texts.number(0.01, float),
+        metavar="HZ",
+        help="with --line, --folder, --video: frames a second; default: 10 for --line, else no pause",
+    )
+
+
+def add_recipe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "recipe", metavar="RECIPE", help="PRODUCT (its active version), PRODUCT/VERSION or a recipe's folder"
+    )
+    add_recipes(parser)
+
+
+def add_evaluate(parser: argparse.ArgumentParser) -> None:
+    add_recipe(parser)
+    parser.add_argument(
+        "folder",
+        type=Path,
+        metavar="FOLDER",
+        help="with test/good, test/DEFECT and, for pixels, ground_truth",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every figure and score there")
+    parser.add_argument("--threads", type=texts.count, default=0, metavar="N", help="default: 0, all cores")
+
+
+def add_product(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("product", metavar="PRODUCT")
+    add_recipes(parser)
+
+
+def add_activate(parser: argparse.ArgumentParser) -> None:
+    add_product(parser)
+    parser.add_argument("version", nargs="?", metavar="VERSION", help="as in 0002; default: the newest")
