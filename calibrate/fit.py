@@ -150,13 +150,13 @@ def _fit_gaussians(plan: Plan, folder: Path, progress: Progress) -> tuple[Whiten
     options, p, d = plan.options, plan.positions, plan.reduction.dimensions
     budget = max(50e6, (options.memory_mb * 1e6 - 600e6) / 2)
     block = padim.block_width(plan.samples, d, budget)
-    features = Spool(folder, "features", plan.samples + 1, p, d, block)
+    features = Spool(folder, plan.samples + 1, p, d, block)
     for index, embeddings in enumerate(_embeddings(plan, progress)):
         features.write_frame(index, embeddings)
     writer = WhiteningWriter(folder, p, d)
-    held_out = Spool(folder, "held_out", int(plan.folds.measured.sum()), p, 1, block)
+    held_out = Spool(folder, int(plan.folds.measured.sum()), p, 1, block)
     look_at = np.append(plan.golden * (1 + options.augment), plan.samples)
-    checked = Spool(folder, "checked", len(look_at), p, 1, block)
+    checked = Spool(folder, len(look_at), p, 1, block)
     blocks = progress.track(features.blocks(), "fitting positions")
     padim.fit_positions(features, blocks, options.epsilon, plan.folds, look_at, writer, held_out, checked)
     features.close()

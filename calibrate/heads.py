@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import numpy as np
 import openvino as ov
@@ -49,7 +50,7 @@ def is_packed(positions: int, dimensions: int) -> bool:
 class WhiteningWriter:
     """Takes means and matrices block by block, and becomes the head of the graph.
 
-    Packed matrices lie in files below `folder` until the graph is saved, never whole in memory.
+    Packed matrices lie in unnamed files in `folder` until the graph is saved, never whole in memory.
     """
 
     def __init__(self, folder: Path, positions: int, dimensions: int) -> None:
@@ -59,9 +60,9 @@ class WhiteningWriter:
         self._bands = bands(dimensions, self.packed)
         self._plain: list[_Plain] = []
         self._packed: list[_Packed] = []
-        for number, band in enumerate(self._bands):
+        for band in self._bands:
             if self.packed:
-                self._packed.append(_Packed(folder / f"band{number}", positions, band))
+                self._packed.append(_Packed(folder, positions, band))
             else:
                 self._plain.append(_Plain(positions, band))
 
@@ -116,10 +117,10 @@ class _Packed:
     where it would widen 16-bit ones to 32 when the model is compiled.
     """
 
-    def __init__(self, path: Path, positions: int, band: Band) -> None:
+    def __init__(self, folder: Path, positions: int, band: Band) -> None:
         rows = band.stop - band.start
         self._shape, self._start = (positions, rows, band.stop), band.start
-        self._paths = path.with_suffix(".high"), path.with_suffix(".low")
+        self._planes = TemporaryFile(dir=folder), TemporaryFile(dir=folder)
         self._scale = np.empty((positions, 1, rows), np.float32)
         self._diagonal = np.empty((positions, 1, rows), np.float32)
 
@@ -132,18 +133,19 @@ class _Packed:
         scale = (np.maximum(np.abs(rest).max(axis=2), 1e-30) / 32767).astype(np.float32)
         self._scale[part, 0] = scale
         fixed = np.rint(rest / scale[..., None]).astype(np.int16)
-        planes = (fixed >> 8).astype(np.int8), (fixed & 255).astype(np.uint8)
-        for path, plane in zip(self._paths, planes, strict=True):
-            with path.open("ab") as file:
-                file.write(plane.tobytes())
+        high, low = self._planes
+        high.write((fixed >> 8).astype(np.int8).tobytes())
+        low.write((fixed & 255).astype(np.uint8).tobytes())
 
     def constants(self) -> list[ov.Output]:
         """High and low bytes (mapped, not read), scales and diagonals of all positions."""
-        kinds = (np.int8, np.uint8)
-        planes = [
-            np.memmap(path, kind, "r+", 0, self._shape) for path, kind in zip(self._paths, kinds, strict=True)
-        ]
-        arrays = (*planes, self._scale, self._diagonal)
+        for plane in self._planes:
+            plane.flush()
+        high, low = (
+            np.memmap(plane, kind, "r+", 0, self._shape)
+            for plane, kind in zip(self._planes, (np.int8, np.uint8), strict=True)
+        )
+        arrays = (high, low, self._scale, self._diagonal)
         return [op.constant(array, shared_memory=True).output(0) for array in arrays]
 
     def squared(self, x: ov.Output, block: int) -> tuple[list[op.Parameter], ov.Output]:

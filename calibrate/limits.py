@@ -174,7 +174,7 @@ def _order_statistic(scores: Doubles, rate: float) -> tuple[float, bool]:
 def _rounded_up(score: float) -> float:
     """The next float32 at or above: the graph's scores are float32, and an equal one must pass."""
     single = np.float32(score)
-    return float(single if single >= score else np.nextafter(single, np.float32(np.inf)))
+    return float(single if float(single) >= score else np.nextafter(single, np.float32(np.inf)))
 
 
 @dataclass(frozen=True, slots=True)

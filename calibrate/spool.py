@@ -17,10 +17,11 @@ from inspectord.errors import FitError
 class Spool:
     """A float32 array (frames, positions, depth) in a file, laid out block after block of positions.
 
-    Plain reads and writes, no mapping: what lies here never counts as resident memory.
+    Plain reads and writes, no mapping: what lies here never counts as resident memory. The file has no
+    name, so that nothing is left of it however the process ends.
     """
 
-    def __init__(self, folder: Path, name: str, frames: int, positions: int, depth: int, block: int) -> None:
+    def __init__(self, folder: Path, frames: int, positions: int, depth: int, block: int) -> None:
         self.shape, self.block = (frames, positions, depth), block
         self._size = frames * positions * depth * 4
         free = shutil.disk_usage(folder).free
@@ -29,7 +30,8 @@ class Spool:
                 f"{folder} has {free / 1e9:.1f} GB free and the fit needs {self._size / 1e9:.1f} GB there "
                 "while it runs; free some, or set TMPDIR to a larger disk"
             )
-        self._fd = os.open(folder / name, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
+        self._file = tempfile.TemporaryFile(dir=folder)
+        self._fd = self._file.fileno()
 
     def write_frame(self, frame: int, values: npt.NDArray[np.float32]) -> None:
         """values (positions, depth)."""
@@ -63,7 +65,7 @@ class Spool:
         return [(start, min(self.block, positions - start)) for start in range(0, positions, self.block)]
 
     def close(self) -> None:
-        os.close(self._fd)
+        self._file.close()
 
     def _offset(self, frame: int, start: int, width: int) -> int:
         frames, _, depth = self.shape

@@ -115,7 +115,7 @@ class Ring:
         return displaced
 
     def wait_free(self, timeout_s: float, slots: int = 1) -> bool:
-        """True as soon as so many slots are free; put() then displaces nothing. For replays: they can wait."""
+        """True as soon as so many slots are free; put() then displaces nothing. For replays, which wait."""
         deadline = time.monotonic() + timeout_s
         while not self._has_room(slots):
             if time.monotonic() >= deadline:

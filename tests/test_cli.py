@@ -1,5 +1,6 @@
 """Every command does what its help says, and its help has an example that the parser takes."""
 
+import io
 import json
 import re
 import signal
@@ -95,7 +96,7 @@ def test_the_live_view_shows_verdicts_and_shouts_silence():
     from inspectord.watch import View
 
     def shown(view):
-        console = Console(width=140, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+        console = Console(width=140, record=True, file=io.StringIO())
         console.print(view.render())
         return console.export_text()
 

@@ -94,9 +94,12 @@ def test_the_same_scores_in_any_order_give_the_same_limit():
     assert find_limit(scores, 0.001) == find_limit(scores[::-1], 0.001)
 
 
-def test_a_good_part_exactly_at_the_limit_passes_in_float32():
-    scores = np.full(30, 0.1)
-    assert float(np.float32(0.1)) <= find_limit(scores, 0.001).score
+@pytest.mark.parametrize("score", [0.1, 3.3, 7.7])
+def test_a_good_part_exactly_at_the_limit_passes_in_float32(score):
+    limit = find_limit(np.full(30, score), 0.001)
+    assert limit.score >= score
+    assert limit.score == float(np.float32(limit.score))
+    assert limit.above == 0
 
 
 @pytest.mark.parametrize("scores", [[1.0], [1.0, math.nan, 2.0], [1.0, math.inf]])

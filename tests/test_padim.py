@@ -72,12 +72,12 @@ def test_held_out_folds_equal_refitting_without_the_fold(samples):
 def fit_in_blocks(samples, folder, block, golden=(0, 7)):
     positions, frames, d = samples.shape
     folder.mkdir()
-    features = Spool(folder, "features", frames, positions, d, block)
+    features = Spool(folder, frames, positions, d, block)
     for i in range(frames):
         features.write_frame(i, samples[:, i].astype(np.float32))
     writer = heads.WhiteningWriter(folder, positions, d)
-    away = Spool(folder, "away", frames, positions, 1, block)
-    inside = Spool(folder, "inside", len(golden), positions, 1, block)
+    away = Spool(folder, frames, positions, 1, block)
+    inside = Spool(folder, len(golden), positions, 1, block)
     folds = padim.Folds(np.arange(frames), np.ones(frames, bool))
     padim.fit_positions(features, features.blocks(), EPSILON, folds, np.array(golden), writer, away, inside)
     return writer, away, inside
@@ -150,4 +150,4 @@ def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
 
     monkeypatch.setattr("calibrate.spool.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(FitError, match="TMPDIR"):
-        Spool(tmp_path, "features", 10, 10, 10, 5)
+        Spool(tmp_path, 10, 10, 10, 5)
