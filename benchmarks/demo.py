@@ -12,16 +12,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import (
-    ROOT,
-    Daemon,
-    calibrate,
-    counts,
-    finish,
-    new_report,
-    percentiles,
-    table,
-)
+from benchmarks._common import ROOT, calibrate, finish, new_report, percentiles, table
+from benchmarks._daemon import Daemon, counts
 from inspectord.messages import Verdict, VerdictMessage
 from inspectord.sources.parts import GOOD, truth
 

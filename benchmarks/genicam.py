@@ -23,20 +23,8 @@ from typing import Any
 import cv2
 import genicam
 
-from benchmarks._common import (
-    Daemon,
-    Stamped,
-    calibrate,
-    camera_of,
-    counts,
-    finish,
-    in_words,
-    missing,
-    new_report,
-    percentiles,
-    scratch,
-    table,
-)
+from benchmarks._common import calibrate, finish, in_words, new_report, percentiles, scratch, table
+from benchmarks._daemon import Daemon, Stamped, camera_of, counts, missing
 from inspectord.frame import FrameStatus
 from inspectord.messages import Reason, Verdict, VerdictMessage
 from inspectord.settings import GenicamSource

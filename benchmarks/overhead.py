@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._common import (
-    Daemon,
     calibrate,
-    counts,
     finish,
     in_words,
     new_report,
@@ -26,6 +24,7 @@ from benchmarks._common import (
     table,
     write_good_parts,
 )
+from benchmarks._daemon import Daemon, counts
 from inspectord.messages import VerdictMessage
 from inspectord.recipe import active_recipe
 

@@ -14,7 +14,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from benchmarks._common import Daemon, Words, calibrate, counts, finish, new_report, scratch, table
+from benchmarks._common import Words, calibrate, finish, new_report, scratch, table
+from benchmarks._daemon import Daemon, counts
 from inspectord.messages import Verdict, VerdictMessage
 from inspectord.recipe import Recipe, active_recipe
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from inspectord.recipe import Recipe
 
 DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-USAGE, IO_ERROR, INTERRUPTED = 2, 74, 130  # 74: sysexits' EX_IOERR
+USAGE, NO_MEMORY, IO_ERROR, INTERRUPTED = 2, 71, 74, 130  # 71, 74: sysexits' EX_OSERR and EX_IOERR
 PIPE_COLUMNS = 160  # tables in a pipe or a file have no window to fit into
 
 
@@ -36,6 +36,8 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno not in DISK:
             raise
         return _failed(f"{error.strerror}: {error.filename or 'while writing'}; check the disk", IO_ERROR)
+    except MemoryError:
+        return _failed("out of memory; scale down with --resize, or take fewer or smaller tiles", NO_MEMORY)
     except KeyboardInterrupt:
         return INTERRUPTED
 
@@ -75,8 +77,8 @@ def _fit(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise StateError(f"no folder for {options.json}; make it, or give --json another file")
+    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
+        raise StateError(f"no file can be written at {options.json}; give --json one in a folder that exists")
     from calibrate.store import resolve
 
     recipe = resolve(options.recipes_dir, options.recipe)
@@ -100,7 +102,7 @@ def _show(options: argparse.Namespace) -> int:
 def _list(options: argparse.Namespace) -> int:
     from calibrate.show import list_recipes
 
-    list_recipes(_console(), options.recipes_dir)
+    list_recipes(_console(), options.recipes_dir, _progress())
     return 0
 
 
@@ -148,6 +150,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="calibrate",
         description="Teach inspectord a product from known-good parts only.",
+        epilog="example: calibrate fit photos/good --product bracket; more with calibrate COMMAND --help",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"calibrate {__version__}")

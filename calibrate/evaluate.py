@@ -56,9 +56,9 @@ class _PixelScores:
         self._without_mask += 1
 
     def result(self) -> PixelResult | None:
-        if not self._regions:
+        good = np.concatenate([np.empty(0, np.float32), *self._good])
+        if not self._regions or not good.size:
             return None
-        good = np.concatenate(self._good)
         self._good.clear()
         good.sort()
         return PixelResult(
@@ -93,6 +93,8 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
         images.append(
             ImageScore(name, case.kind, score if finite else None, verdict, "" if finite else reason)
         )
+        if not finite:
+            continue
         if case.kind == GOOD or case.mask is not None:
             mask = _mask(case.mask, image, recipe.spec) if case.mask is not None else None
             pixels.add(*_within(image, result.anomaly_map, mask, recipe.spec))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import openvino as ov
 from calibrate import padim
 from calibrate.augment import augmented, marked
 from calibrate.backbones import Backbone, open_backbone
+from calibrate.folds import Folds, choose_folds
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.heads import WhiteningWriter, is_packed, stored_values
 from calibrate.images import GoodFrames, collect_good_frames
@@ -30,7 +33,6 @@ from inspectord.recipe import FrameSpec, Recipe
 
 DIMENSIONS = 100  # Defard et al. 2021, section IV: ResNet-18
 GOLDEN_FRAMES = 5
-GROUPED_FOLDS = 10  # where copies of one frame must be held out together
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Plan:
     backbone: Backbone
     reduction: Reduction
     graph: ov.Model  # frame to embeddings
-    folds: padim.Folds
+    folds: Folds
 
     @property
     def frame(self) -> FrameSpec:
@@ -75,14 +77,15 @@ def prepare(options: FitOptions, progress: Progress) -> Plan:
 
     Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
     """
-    good = collect_good_frames(options.folders, options.letterbox, options.skip_bad, progress)
-    region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
     backbone = open_backbone(options.backbone, options.weights, options.layers)
+    good = collect_good_frames(options.folders, options.letterbox, options.skip_bad, progress)
+    folds = choose_folds(good, options.folds, options.augment)
+    region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
     steps, channels = strides(backbone, good.shape[2])
     geometry = plan(
         region.roi,
         cell=min(steps),
-        multiple=max(steps),
+        multiple=math.lcm(*steps),
         resize=options.resize,
         tile=options.tile,
         overlap=options.overlap,
@@ -92,7 +95,7 @@ def prepare(options: FitOptions, progress: Progress) -> Plan:
         channels, options.dimensions or DIMENSIONS, options.reduction, options.seed
     )
     graph = feature_model(_frame_spec(good), geometry, backbone, reduction, region.ignored)
-    return Plan(options, good, region, geometry, backbone, reduction, graph, _folds(good, options))
+    return Plan(options, good, region, geometry, backbone, reduction, graph, folds)
 
 
 def _request(plan: Plan) -> ov.InferRequest:
@@ -103,8 +106,9 @@ def _request(plan: Plan) -> ov.InferRequest:
 
 
 def estimate(plan: Plan) -> Estimate:
-    """Time and memory of the fit; times one frame on this box."""
+    """Time and memory of the fit; times one frame on this box, and sees what memory its inference takes."""
     frame_s = _frame_seconds(plan)
+    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
     packed = is_packed(p, d)
     recipe = p * stored_values(d, packed) * (2 if packed else 4)
@@ -117,7 +121,8 @@ def estimate(plan: Plan) -> Estimate:
         frame_ms=frame_s * 1e3,
         recipe_mb=recipe / 1e6,
         disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
-        memory_mb=plan.options.memory_mb,
+        # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
+        memory_mb=max(plan.options.memory_mb, peak_mb + recipe / 1e6 * (1.2 if packed else 2)),
         seconds=n * frame_s * 1.3 + operations / 15e9 + p * d * d * 5e-8 + 10,
         cell_px=plan.geometry.cell / plan.geometry.scale,
     )
@@ -173,7 +178,10 @@ def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float
         progress.track(range(plan.samples + 1), "extracting features"), _samples(plan), strict=True
     ):
         request.infer([pixels[None]])
-        yield request.get_output_tensor(0).data
+        embeddings = request.get_output_tensor(0).data
+        if not np.isfinite(embeddings).all():
+            raise FitError("the backbone's features are not finite; use --precision f32, or other weights")
+        yield embeddings
 
 
 def _samples(plan: Plan) -> Iterator[Pixels]:
@@ -182,31 +190,8 @@ def _samples(plan: Plan) -> Iterator[Pixels]:
         pixels = plan.good.read(index)
         yield pixels
         for copy in range(plan.options.augment):
-            yield augmented(pixels, frame.digest, copy, plan.options.seed)
+            yield augmented(plan.region.hidden(pixels), frame.digest, copy, plan.options.seed)
     yield plan.marked()
-
-
-def _folds(good: GoodFrames, options: FitOptions) -> padim.Folds:
-    """Number the folds; copies of a frame stay with it."""
-    count = len(good)
-    if options.folds == "run":
-        runs = sorted({frame.run for frame in good.frames})
-        if len(runs) < 2:
-            raise FitError("--folds run needs good frames of two runs or more; give several folders")
-        fold = np.array([runs.index(frame.run) for frame in good.frames])
-    elif options.folds == "loo":
-        fold = np.arange(count) if not options.augment else np.arange(count) % GROUPED_FOLDS
-    else:
-        fold = np.arange(count) % _fold_count(options.folds, count)
-    repeat = 1 + options.augment
-    measured = np.arange(count * repeat) % repeat == 0
-    return padim.Folds(of_frame=np.repeat(fold, repeat), measured=measured)
-
-
-def _fold_count(text: str, frames: int) -> int:
-    if not text.isdigit() or not 2 <= int(text) <= frames:
-        raise FitError(f"--folds is loo, run, or a number from 2 to the {frames} frames, got {text!r}")
-    return int(text)
 
 
 def _frame_spec(good: GoodFrames) -> FrameSpec:

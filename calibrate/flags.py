@@ -106,7 +106,7 @@ def _add_box(parser: argparse.ArgumentParser) -> None:
         "--memory-mb",
         type=texts.number(700),
         metavar="N",
-        help="most memory that the fit takes; default: 1500",
+        help="memory to keep within, as far as frame and tiles allow; default: 1500",
     )
 
 

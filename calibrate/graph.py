@@ -12,10 +12,9 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
+from calibrate.region import FILL
 from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
-
-FILL = 128  # what the network sees where pixels are ignored
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,9 @@ def valid_cells(geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> np
         seen = ~ignored[y : y + height, x : x + width]
     row_of = np.minimum((np.arange(height) / span).astype(int), rows - 1)
     column_of = np.minimum((np.arange(width) / span).astype(int), columns - 1)
+    row_cells, row_starts = np.unique(row_of, return_index=True)
+    column_cells, column_starts = np.unique(column_of, return_index=True)
+    any_seen = np.logical_or.reduceat(np.logical_or.reduceat(seen, row_starts, axis=0), column_starts, axis=1)
     valid = np.zeros((rows, columns), np.bool_)
-    ys, xs = np.nonzero(seen)
-    valid[row_of[ys], column_of[xs]] = True
+    valid[np.ix_(row_cells, column_cells)] = any_seen
     return valid

@@ -9,20 +9,17 @@ where float32 would be larger than PACK_ABOVE_BYTES.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
+from calibrate.folds import Folds, Indices
 from calibrate.graph import Reduction
 from calibrate.heads import WhiteningWriter
 from calibrate.spool import Spool
 from calibrate.tiles import Doubles
 from inspectord.errors import FitError
-
-Indices = npt.NDArray[np.int64]
 
 
 def reduce_dimensions(channels: tuple[int, ...], dimensions: int, how: str, seed: int) -> Reduction:
@@ -42,18 +39,6 @@ def reduce_dimensions(channels: tuple[int, ...], dimensions: int, how: str, seed
     q = (q * np.sign(np.diag(r))).astype(np.float32)
     matrices = tuple(q[a:b] for a, b in pairwise(edges))
     return Reduction(everything, matrices)
-
-
-@dataclass(frozen=True)
-class Folds:
-    """Which frames are held out together: fold numbers (n,); measured (n,) marks the unaugmented frames."""
-
-    of_frame: Indices
-    measured: npt.NDArray[np.bool_]
-
-    @property
-    def leave_one_out(self) -> bool:
-        return len(np.unique(self.of_frame)) == len(self.of_frame)
 
 
 def whiten(covariance: Doubles) -> Doubles:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import platform
-import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,21 +13,21 @@ import numpy.typing as npt
 import openvino as ov
 import tomli_w
 
+from calibrate.describe import provenance, recipe_table
 from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process
 from calibrate.limits import Limit, find_limit
 from calibrate.progress import Progress
 from calibrate.report import Example, ReportData, write_report
 from calibrate.store import Staging, activate, new_version
-from inspectord import __version__
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
-from inspectord.recipe import SCHEMA, Recipe, content_hash, file_hash, load_recipe
+from inspectord.recipe import Recipe, content_hash, load_recipe
 
 if TYPE_CHECKING:
     from calibrate.fit import Plan
 
-GOLDEN_TOLERANCE = 1e-4  # relative, between starts on one box
-PARITY_F32 = 1e-3  # between the compiled graph and the float64 statistics, relative to score or limit
+# Between the compiled graph and the float64 statistics. Measured in bf16, random ResNet-18 and noise: 1.4 %.
+PARITY_F32, PARITY_16_BIT = 1e-3, 0.05
 
 
 @dataclass(frozen=True)
@@ -44,18 +41,25 @@ class Fitted:
 def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress: Progress) -> Recipe:
     """Write the next version of the product, or nothing: it appears whole, after its gate.
 
-    folder takes temporary files. Raises FitError where the compiled graph disagrees with the statistics.
+    folder takes temporary files. Raises FitError where the compiled graph disagrees with the statistics, or
+    these know no difference between the frames.
     """
     options = plan.options
+    if not fitted.held_out.any():
+        raise FitError(
+            "all good frames are the same inside the region, so nothing can be learned there; choose another "
+            "--roi or mask, or a smaller --epsilon"
+        )
     with new_version(options.recipes_dir, options.product) as staging:
-        ov.serialize(model, staging.path / "model.xml", staging.path / "model.bin")
+        for _ in progress.track(range(1), "writing the graph"):
+            ov.serialize(model, staging.path / "model.xml", staging.path / "model.bin")
         del model
         golden = _write_golden_frames(plan, staging.path)
         scored = _scored(plan, fitted, staging.path, golden, folder, progress)
         held_out = fitted.held_out * _widening(plan, fitted, scored)
         limit = find_limit(held_out, options.max_false_reject_rate)
         _write_golden_scores(staging.path, golden, scored)
-        _write_toml(staging.path, _table(plan, limit, len(golden), staging.path))
+        _write_toml(staging.path, recipe_table(plan, limit, len(golden), staging.path))
         _write_provenance(staging.path, plan)
         for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
             check_in_fresh_process(staging.path, options.threads)
@@ -107,21 +111,21 @@ def _examples(held_out: npt.NDArray[np.float64]) -> list[int]:
 def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
     """Factor on the held-out scores for a graph that is less exact than the statistics; 1 in f32.
 
-    An f32 graph may be off by PARITY_F32 of the score, or of the highest held-out score where that is
-    larger: of parts far below the limit, rounding takes more and decides nothing. Raises FitError beyond.
+    The graph may be off by a share of the score, or of the highest held-out score where that is larger: of
+    parts far below the limit, rounding takes more and decides nothing. Raises FitError beyond.
     """
     compiled, known = scored.scores[: len(fitted.checked)], fitted.checked
-    if not np.isfinite(compiled).all():
-        raise FitError("the compiled graph gives no finite score; use --precision f32")
-    if plan.options.precision != "f32":
-        return max(1.0, float(np.max(compiled / np.maximum(known, 1e-12))))
+    if not np.isfinite(compiled).all() or not np.isfinite(scored.maps).all():
+        raise FitError("the compiled graph gives scores that are not finite; use --precision f32")
+    exact = plan.options.precision == "f32"
     worst = float(np.max(np.abs(compiled - known) / np.maximum(known, fitted.held_out.max())))
-    if not worst <= PARITY_F32:
+    if not worst <= (PARITY_F32 if exact else PARITY_16_BIT):
+        step = "report this with the frames" if exact else "use --precision f32"
         raise FitError(
             f"the compiled graph's scores differ from the statistics by {worst:.2%}; "
-            "the recipe was not published: report this with the frames"
+            f"the recipe was not published: {step}"
         )
-    return 1.0
+    return 1.0 if exact else max(1.0, float(np.max(compiled / np.maximum(known, 1e-12))))
 
 
 def _warnings(limit: Limit, marked_score: float) -> list[str]:
@@ -146,76 +150,13 @@ def _write_golden_scores(staging: Path, golden: list[Path], scored: Scored) -> N
     (staging / "golden" / "scores.json").write_text(json.dumps(table, indent=1) + "\n", encoding="utf-8")
 
 
-def _table(plan: Plan, limit: Limit, golden: int, staging: Path) -> dict[str, Any]:
-    """recipe.toml; holds no time, host or path, so the same frames always give the same hash."""
-    options, geometry = plan.options, plan.geometry
-    files = sorted(path for path in staging.rglob("*") if path.is_file())
-    folds = {"loo": "leave-one-out", "run": "one run at a time"}.get(options.folds, f"{options.folds} folds")
-    if options.augment and options.folds == "loo":
-        folds = f"{len(np.unique(plan.folds.of_frame))} folds"
-    return {
-        "schema_version": SCHEMA,
-        "product": options.product,
-        "frame": plan.frame.model_dump(),
-        "region": {"roi": list(geometry.roi), "ignored_fraction": plan.region.ignored_fraction},
-        "tiles": {
-            "rows": len(geometry.rows.offsets),
-            "columns": len(geometry.columns.offsets),
-            "height": geometry.rows.tile,
-            "width": geometry.columns.tile,
-            "overlap": options.overlap,
-            "scale": geometry.scale,
-            "cell_px": geometry.cell / geometry.scale,
-        },
-        "model": {
-            "kind": "padim",
-            "backbone": plan.backbone.name,
-            "backbone_hash": plan.backbone.digest,
-            "layers": list(plan.backbone.layers),
-            "parameters": {
-                "dimensions": plan.reduction.dimensions,
-                "reduction": options.reduction,
-                "seed": options.seed,
-                "augment": options.augment,
-                "epsilon": options.epsilon,
-                "smoothing_px": options.smoothing_px,
-                "good_frames": plan.good.digest,
-            },
-        },
-        "runtime": {
-            "device": options.device,
-            "precision": options.precision,
-            "openvino": ov.__version__,
-        },
-        "limits": limit.for_recipe(folds).model_dump(),
-        "golden": {"frames": golden, "tolerance": GOLDEN_TOLERANCE},
-        "files": {str(path.relative_to(staging)): file_hash(path) for path in files},
-    }
-
-
 def _write_toml(staging: Path, table: dict[str, Any]) -> None:
     whole = {"content_hash": content_hash(table), **table}
     (staging / "recipe.toml").write_text(tomli_w.dumps(whole), encoding="utf-8")
 
 
-def _provenance(plan: Plan) -> dict[str, str]:
-    """Where and from what; for people, outside the recipe's hash."""
-    return {
-        "fitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "host": platform.node(),
-        "command": " ".join(sys.argv),
-        "folders": ", ".join(str(folder) for folder in plan.options.folders),
-        "good images": str(len(plan.good)),
-        "exact duplicates left out": str(plan.good.duplicates),
-        "unreadable images skipped": str(len(plan.good.skipped)),
-        "inspectord": __version__,
-        "openvino": ov.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def _write_provenance(staging: Path, plan: Plan) -> None:
-    text = json.dumps(_provenance(plan), indent=1, ensure_ascii=False)
+    text = json.dumps(provenance(plan), indent=1, ensure_ascii=False)
     (staging / "provenance.json").write_text(text + "\n", encoding="utf-8")
 
 
@@ -242,6 +183,6 @@ def _write_report(
         names=[str(frame.path) for frame in plan.good.frames],
         examples=examples,
         warnings=warnings,
-        provenance=_provenance(plan),
+        provenance=provenance(plan),
     )
     write_report(staging.path / "report.html", data)

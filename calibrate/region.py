@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from inspectord.errors import FitError
+from inspectord.frame import Pixels
 from inspectord.sources.files import read_image
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Polygon: TypeAlias = tuple[tuple[int, int], ...]
 
+FILL = 128  # what the network sees where pixels are ignored
 FAR_PX = 1_000_000  # corners may lie outside the frame, but OpenCV's arithmetic ends somewhere
 
 
@@ -31,6 +33,12 @@ class Region:
         """The ignored pixels inside the roi, (roi height, roi width)."""
         x, y, width, height = self.roi
         return self.ignored[y : y + height, x : x + width]
+
+    def hidden(self, pixels: Pixels) -> Pixels:
+        """A copy of a frame whose ignored pixels are FILL, so that moving it can't bring them into view."""
+        out = pixels.copy()
+        out[self.ignored] = FILL
+        return out
 
     @property
     def ignored_fraction(self) -> float:

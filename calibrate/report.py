@@ -12,7 +12,8 @@ from pathlib import Path, PurePath
 import cv2
 import numpy as np
 
-from calibrate.limits import Doubles, Limit, in_words
+from calibrate.limits import Limit, in_words
+from calibrate.tail import Doubles
 from inspectord.frame import Pixels
 from inspectord.inspect import Floats
 from inspectord.recipe import RecipeToml

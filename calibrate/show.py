@@ -12,6 +12,7 @@ from rich.text import Text
 
 from calibrate.capture import Captured
 from calibrate.limits import headline, in_words
+from calibrate.progress import Progress
 from calibrate.store import active_version, products, versions
 from inspectord.errors import RecipeError
 from inspectord.recipe import Recipe, RecipeToml, load_recipe
@@ -48,7 +49,7 @@ def show_recipe(console: Console, recipe: Recipe) -> None:
         say(console, f"  {name + ':':10} {text}")
 
 
-def list_recipes(console: Console, recipes_dir: Path) -> None:
+def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> None:
     """All products and versions; a damaged one is listed as such, with the reason below the table."""
     names = products(recipes_dir)
     if not names:
@@ -56,15 +57,15 @@ def list_recipes(console: Console, recipes_dir: Path) -> None:
         return
     table = Table("product", "version", "active", "limit", "good parts", "proven", "estimated", box=None)
     damaged = []
-    for product in names:
-        for version in versions(recipes_dir, product):
-            try:
-                cells = _cells(load_recipe(recipes_dir / product / version))
-            except RecipeError as error:
-                damaged.append(str(error))
-                cells = ["damaged", "", "", ""]
-            active = "yes" if active_version(recipes_dir, product) == version else ""
-            table.add_row(*(Text(cell) for cell in (product, version, active, *cells)))
+    known = [(product, version) for product in names for version in versions(recipes_dir, product)]
+    for product, version in progress.track(known, "checking versions"):
+        try:
+            cells = _cells(load_recipe(recipes_dir / product / version))
+        except RecipeError as error:
+            damaged.append(str(error))
+            cells = ["damaged", "", "", ""]
+        active = "yes" if active_version(recipes_dir, product) == version else ""
+        table.add_row(*(Text(cell) for cell in (product, version, active, *cells)))
     console.print(table)
     for why in damaged:
         say(console, f"damaged: {why}")

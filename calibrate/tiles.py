@@ -100,7 +100,7 @@ def _axis(length: int, cell: int, multiple: int, tile: int | None, overlap: int,
     side = _round_up(tile or length, multiple)
     canvas = max(_round_up(length, cell), side)
     if count is None:
-        step = max(cell, side - overlap)
+        step = max(cell, (side - overlap) // cell * cell)  # offsets are whole cells
         count = 1 + max(0, math.ceil((canvas - side) / step))
     spread = (canvas - side) / max(1, count - 1)
     offsets = tuple(cell * round(index * spread / cell) for index in range(count))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +18,8 @@ from pydantic_settings import SettingsError as EnvironmentFormatError
 
 from inspectord.errors import SettingsError
 
+PREFIX = "INSPECTORD_"
+SOURCE_KINDS = ("folder", "video", "line", "genicam")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
@@ -136,7 +140,7 @@ class Inference(Strict):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix="INSPECTORD_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
     station: Name = "station1"
@@ -176,9 +180,12 @@ def load_settings(path: Path) -> Settings:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"can't read {path}: {error.strerror}; give a file with --config") from error
+        raise SettingsError(
+            f"can't read {path}: {error.strerror}; give a readable file with --config"
+        ) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    _refuse_unknown_variables()
     try:
         settings = Settings(**table)
     except ValidationError as error:
@@ -189,11 +196,42 @@ def load_settings(path: Path) -> Settings:
 
 
 def _explain(error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        where = ".".join(str(part) for part in item["loc"]) or "settings"
-        lines.append(f"{where}: {item['msg']}")
-    return "; ".join(lines)
+    return "; ".join(_in_words(dict(item)) for item in error.errors())
+
+
+def _in_words(item: dict[str, Any]) -> str:
+    """One fault of pydantic's, as where, what, and what to do next."""
+    path = [part for part in item["loc"] if part not in SOURCE_KINDS]
+    where = ".".join(str(part) for part in path) or "settings"
+    match item["type"]:
+        case "extra_forbidden":
+            near = difflib.get_close_matches(str(path[-1]), _known_keys(), 1)
+            return f"{where} is an unknown key; " + (f"did you mean {near[0]}?" if near else "remove it")
+        case "missing":
+            return f"{where} is missing; add it"
+        case "string_pattern_mismatch":
+            return f"{where} is {item['input']!r}; use up to 40 letters, digits, - and _"
+        case "union_tag_invalid" | "union_tag_not_found":
+            return f"{where} needs kind = one of {', '.join(SOURCE_KINDS)}"
+        case "too_short":
+            return f"{where} is empty; add at least one, as [[{where}]]"
+    return f"{where}: {str(item['msg']).removeprefix('Value error, ')}; correct it"
+
+
+def _known_keys() -> set[str]:
+    """Every key of every table, to guess at what a misspelt one meant."""
+    tables: list[type[BaseModel]] = [Settings, *Strict.__subclasses__()]
+    return {key for table in tables for key in table.model_fields}
+
+
+def _refuse_unknown_variables() -> None:
+    """pydantic-settings leaves misspelt variables out in silence."""
+    for name in os.environ:
+        key = name.removeprefix(PREFIX).partition("__")[0].lower()
+        if name.startswith(PREFIX) and key not in Settings.model_fields:
+            near = difflib.get_close_matches(key, Settings.model_fields, 1)
+            hint = f"did you mean {PREFIX}{near[0].upper()}?" if near else "unset it"
+            raise SettingsError(f"the environment variable {name} names no setting; {hint}")
 
 
 def _anchored(settings: Settings, folder: Path) -> Settings:

@@ -483,8 +483,9 @@ def test_evaluate_prints_a_table_and_writes_every_figure(fitted, tmp_path, capsy
 def test_evaluate_says_what_its_folder_must_hold_and_where_figures_can_go(fitted, good, tmp_path, capsys):
     where = ("--recipes", fitted[0])
     assert "test/good" in refused(capsys, 69, "evaluate", "flange", good, *where)
-    said = refused(capsys, 73, "evaluate", "flange", good, *where, "--json", tmp_path / "no" / "f.json")
-    assert "no folder for" in said
+    for place in (tmp_path / "no" / "f.json", tmp_path):
+        said = refused(capsys, 73, "evaluate", "flange", good, *where, "--json", place)
+        assert f"no file can be written at {place}" in said
 
 
 def test_no_flag_is_without_help():

@@ -9,6 +9,7 @@ import sys
 import cv2
 import numpy as np
 import pytest
+from openvino import opset15 as op
 
 from calibrate import publish
 from calibrate.fit import estimate, fit, prepare
@@ -108,6 +109,32 @@ def test_folds_by_run_need_two_runs(good, tmp_path):
         prepare(options(good, tmp_path, folds="run"), Silent())
 
 
+def test_a_region_where_all_frames_are_the_same_teaches_nothing(tmp_path):
+    folder = tmp_path / "still"
+    folder.mkdir()
+    for number in range(12):
+        pixels = render_part(1, number, 96, 80, 0.0).pixels
+        pixels[:, :32] = 90
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    for precision in ("f32", "bf16"):
+        with pytest.raises(FitError, match="the same inside the region"):
+            run(folder, tmp_path, roi=(0, 0, 32, 80), precision=precision)
+    assert not list((tmp_path / "recipes").glob("*/*"))
+
+
+def test_features_that_are_not_finite_stop_the_fit(good, tmp_path, monkeypatch):
+    from calibrate.backbones.filterbank import FilterBank
+
+    honest = FilterBank.features
+
+    def broken(self, images, chosen):
+        return [op.log(op.negative(maps)).output(0) for maps in honest(self, images, chosen)]
+
+    monkeypatch.setattr(FilterBank, "features", broken)
+    with pytest.raises(FitError, match="not finite"):
+        run(good, tmp_path)
+
+
 def test_images_of_mixed_sizes_are_fitted_letterboxed(tmp_path):
     folder = tmp_path / "mixed"
     folder.mkdir()
@@ -130,7 +157,10 @@ def test_colour_frames_are_fitted_as_bgr(tmp_path):
     assert run(folder, tmp_path).spec.frame.pixel_format == "BGR8"
 
 
-def test_a_graph_that_disagrees_with_the_statistics_is_never_published(good, tmp_path, monkeypatch):
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+def test_a_graph_that_disagrees_with_the_statistics_is_never_published(
+    good, tmp_path, monkeypatch, precision
+):
     """The gate proves itself: a graph built on shifted statistics must be refused."""
     from calibrate.heads import WhiteningWriter
 
@@ -141,7 +171,7 @@ def test_a_graph_that_disagrees_with_the_statistics_is_never_published(good, tmp
 
     monkeypatch.setattr(WhiteningWriter, "write", shifted)
     with pytest.raises(FitError, match="differ"):
-        run(good, tmp_path)
+        run(good, tmp_path, precision=precision)
     assert not (tmp_path / "recipes" / "flange" / "0001").exists()
     assert not (tmp_path / "recipes" / "flange" / "active").exists()
 

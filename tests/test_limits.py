@@ -82,6 +82,13 @@ def test_too_few_parts_are_said():
     assert "50 good parts prove at most" in limit.headline()
 
 
+@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("parts", [10, 24, 60, 200])
+def test_what_is_estimated_is_never_more_than_what_was_wanted(law, parts):
+    sample = LAWS[law].rvs(size=parts, random_state=np.random.default_rng(4))
+    assert find_limit(sample, 0.001).estimated_rate <= 0.001
+
+
 def test_a_part_far_out_is_pointed_at_and_others_are_not():
     scores = np.random.default_rng(0).normal(10, 1, 200)
     assert not any("far out" in warning for warning in find_limit(scores, 0.01).warnings)

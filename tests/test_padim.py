@@ -8,6 +8,7 @@ import pytest
 from openvino import opset15 as op
 
 from calibrate import heads, padim
+from calibrate.folds import Folds
 from calibrate.spool import Spool
 from inspectord.errors import FitError
 
@@ -62,7 +63,7 @@ def test_leave_one_out_without_shrinkage_is_the_known_closed_form(samples):
 def test_held_out_folds_equal_refitting_without_the_fold(samples):
     fold = np.repeat(np.arange(10), 3)
     measured = np.arange(30) % 3 == 0
-    found = padim.held_out(samples, EPSILON, padim.Folds(fold, measured))
+    found = padim.held_out(samples, EPSILON, Folds(fold, measured))
     assert found.shape == (6, 10)
     for i in range(10):
         expected = plain(samples[4, 3 * i], samples[4, fold != i], EPSILON)
@@ -78,7 +79,7 @@ def fit_in_blocks(samples, folder, block, golden=(0, 7)):
     writer = heads.WhiteningWriter(folder, positions, d)
     away = Spool(folder, frames, positions, 1, block)
     inside = Spool(folder, len(golden), positions, 1, block)
-    folds = padim.Folds(np.arange(frames), np.ones(frames, bool))
+    folds = Folds(np.arange(frames), np.ones(frames, bool))
     padim.fit_positions(features, features.blocks(), EPSILON, folds, np.array(golden), writer, away, inside)
     return writer, away, inside
 

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from calibrate.augment import augmented
 from calibrate.region import make_region, parse_polygon, parse_roi
 from inspectord.errors import FitError, FrameError
 
@@ -95,3 +96,12 @@ def test_a_wrong_region_says_what_was_expected(text):
 def test_a_wrong_polygon_says_what_was_expected(text):
     with pytest.raises(ValueError, match="three or more corners"):
         parse_polygon(text)
+
+
+def test_what_is_ignored_can_not_be_moved_into_view():
+    region = make_region((64, 64), polygons=[((20, 20), (40, 20), (40, 40), (20, 40))])
+    frames = [np.full((64, 64, 1), 90, np.uint8) for _ in range(2)]
+    frames[1][region.ignored] = 255
+    first, second = (augmented(region.hidden(frame), "ab" * 32, 0, 0) for frame in frames)
+    assert np.array_equal(first, second)
+    assert frames[1].max() == 255

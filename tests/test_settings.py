@@ -1,11 +1,12 @@
 """Settings: a wrong word is an error that names itself, and the shipped example loads."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from inspectord.errors import SettingsError
-from inspectord.settings import LineSource, load_settings
+from inspectord.settings import LineSource, _known_keys, load_settings
 
 EXAMPLE = Path(__file__).parent.parent / "systemd" / "inspectord.toml"
 CAMERA = '[[cameras]]\nname = "cam1"\nrecipe = "demo"\nsource = {kind = "line"}\n'
@@ -72,3 +73,35 @@ def test_relative_paths_start_at_the_files_folder(tmp_path):
     settings = load(tmp_path, 'state_dir = "state"\n' + CAMERA.replace('"line"', '"folder", path = "parts"'))
     assert settings.state_dir == tmp_path / "state"
     assert settings.cameras[0].source.path == tmp_path / "parts"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("recipe = ", "deadline = 3\nrecipe = "), r"cameras\.0\.deadline is an unknown key; .* deadline_ms"),
+        (("path = ", "ratehz = 3\npath = "), r"source\.ratehz is an unknown key; did you mean rate_hz"),
+        (("station = ", "recipe_dir = 'x'\nstation = "), "did you mean recipes_dir"),
+        (('"folder"', '"folders"'), "kind = one of folder, video, line, genicam"),
+        (('"flange"', '"flange no. 3"'), "letters, digits"),
+    ],
+)
+def test_a_misspelt_setting_is_named_with_what_was_meant(tmp_path, change, says):
+    path = tmp_path / "c.toml"
+    text = 'station = "s"\n[[cameras]]\nname = "c"\nrecipe = "flange"\n'
+    path.write_text((text + '[cameras.source]\nkind = "folder"\npath = "x"\n').replace(*change))
+    with pytest.raises(SettingsError, match=says):
+        load_settings(path)
+
+
+def test_a_misspelt_variable_is_named_too(tmp_path, monkeypatch):
+    path = tmp_path / "c.toml"
+    path.write_text('[[cameras]]\nname = "c"\nrecipe = "r"\nsource = { kind = "line" }\n')
+    monkeypatch.setenv("INSPECTORD_STATIO", "x")
+    with pytest.raises(SettingsError, match="did you mean INSPECTORD_STATION"):
+        load_settings(path)
+
+
+def test_the_example_names_every_setting():
+    text = EXAMPLE.read_text()
+    missing = sorted(key for key in _known_keys() if not re.search(rf"\b{key}\b", text))
+    assert not missing

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -42,9 +44,11 @@ def test_aspect_is_kept_to_a_pixel_and_nothing_is_enlarged(wish):
     assert abs(geometry.rows.length - 410 * geometry.scale) <= 0.5
 
 
-def test_tiles_share_at_least_the_overlap_asked_for():
-    axis = plan((0, 0, 1000, 1000), 4, 16, tile=128, overlap=32).rows
-    assert all(a + axis.tile - b >= 32 for a, b in zip(axis.offsets, axis.offsets[1:], strict=False))
+@pytest.mark.parametrize("overlap", [1, 30, 32, 124])
+@pytest.mark.parametrize("side", [400, 1000, 1021])
+def test_tiles_share_at_least_the_overlap_asked_for(side, overlap):
+    axis = plan((0, 0, side, side), 4, 16, tile=128, overlap=overlap).rows
+    assert all(a + axis.tile - b >= overlap for a, b in pairwise(axis.offsets))
 
 
 @pytest.mark.parametrize("wish", WISHES)
