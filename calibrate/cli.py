@@ -35,11 +35,12 @@ def main(argv: list[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in DISK:
             raise
-        return _failed(f"{error.strerror}: {error.filename or 'while writing'}; check the disk", IO_ERROR)
+        step = "use an account that may" if isinstance(error, PermissionError) else "check the disk"
+        return _failed(f"{error.strerror}: {error.filename or 'while writing'}; {step}", IO_ERROR)
     except MemoryError:
         return _failed("out of memory; scale down with --resize, or take fewer or smaller tiles", NO_MEMORY)
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return _failed("interrupted", INTERRUPTED)
 
 
 def _failed(why: str, code: int) -> int:

@@ -9,7 +9,9 @@ from rich.console import Console
 from rich.table import Table
 
 from calibrate.metrics import rate_interval
+from inspectord.messages import Verdict
 
+NAMED = 10  # escaped files that the table names
 GOOD = "good"  # the folder name of good parts; all others are kinds of defects
 
 
@@ -95,6 +97,12 @@ class Evaluation:
                 f"pixel AUROC {p.auroc:.4f}, AUPRO at 0.30 {p.aupro_30:.4f}, at 0.05 {p.aupro_05:.4f} "
                 f"({p.images} images with masks, {p.images_without_mask} without)"
             )
+        escaped = [
+            image.file for image in self.images if image.kind != GOOD and image.verdict == Verdict.PASS
+        ]
+        if escaped:
+            more = f" and {len(escaped) - NAMED} more" if len(escaped) > NAMED else ""
+            console.print(f"escaped: {', '.join(escaped[:NAMED])}{more}", markup=False, soft_wrap=True)
         missed = [image for image in self.images if image.score is None]
         for image in missed:
             console.print(f"NOT_INSPECTED {image.file}: {image.why}", markup=False, soft_wrap=True)

@@ -123,7 +123,7 @@ def estimate(plan: Plan) -> Estimate:
         disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
         # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
         memory_mb=max(plan.options.memory_mb, peak_mb + recipe / 1e6 * (1.2 if packed else 2)),
-        seconds=n * frame_s * 1.3 + operations / 15e9 + p * d * d * 5e-8 + 10,
+        seconds=n * frame_s * 1.3 + operations / 15e9 + p * d * d * 5e-8 + 3,
         cell_px=plan.geometry.cell / plan.geometry.scale,
     )
 

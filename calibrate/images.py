@@ -66,6 +66,8 @@ def collect_good_frames(
     Raises FrameError for unreadable, blank or differently sized images, FitError for too few of them.
     """
     found = [(path, str(folder)) for folder in folders for path in _images_of(folder, progress)]
+    for place, count in Counter(path.parent for path, _ in found).items():
+        progress.note(f"{_count(count, 'image')} from {place}")
     checked, shapes, bad = _check_all(found, progress)
     if bad and not skip_bad:
         raise FrameError(f"{_named(bad)}; remove or replace them, or leave them out with --skip-bad")

@@ -22,6 +22,7 @@ from inspectord.errors import FitError
 from inspectord.recipe import Limits
 
 CONFIDENCE = 0.95  # of what is called proven
+FAR_ABOVE = 1.3  # a limit so many times the highest good score lets defects pass that more parts would stop
 STANDS_OUT = 0.01  # a highest part less likely than this, given the others, is worth a look
 PROVABLE = (0.01, 0.001, 0.0001)
 
@@ -100,7 +101,7 @@ def find_limit(held_out: npt.ArrayLike, wanted_rate: float) -> Limit:
         tail_bound=bound,
         tail_parts=tail.parts if tail else 0,
         method=_method(order, bound, reached, tail),
-        warnings=_warnings(scores, wanted_rate),
+        warnings=_warnings(scores, wanted_rate, score),
     )
 
 
@@ -176,7 +177,7 @@ def _method(order: float, bound: float | None, reached: bool, tail: Tail | None)
     )
 
 
-def _warnings(scores: Doubles, rate: float) -> tuple[str, ...]:
+def _warnings(scores: Doubles, rate: float, limit: float) -> tuple[str, ...]:
     found = []
     if scores[0] == scores[-1]:
         found.append("All good parts score the same: the frames or the region hold nothing to compare.")
@@ -185,6 +186,11 @@ def _warnings(scores: Doubles, rate: float) -> tuple[str, ...]:
         found.append(
             f"{len(scores):,} good parts can't prove {in_words(rate)}; {needed:,} could. Until then it is an "
             "estimate: add good parts when you have them."
+        )
+    if 0 < FAR_ABOVE * scores[-1] < limit:
+        found.append(
+            f"The limit is {limit / scores[-1]:.1f} times the highest good part's score, because "
+            f"{len(scores):,} parts say little about rare ones. More good parts lower it, and fewer defects pass."
         )
     rest = Tail.fit(scores[:-1], rate) if len(scores) > 4 else None
     if rest and scores[-1] > rest.start and len(scores) * rest.rate(float(scores[-1])) < STANDS_OUT:

@@ -61,7 +61,7 @@ class Estimate:
             f"{self.frames} good frames; a map of {self.positions} positions, one every {self.cell_px:.3g} "
             f"pixels of the frame, {self.dimensions} features each",
             f"about {_duration(self.seconds)} ({self.frame_ms:.0f} ms a frame for features), "
-            f"{self.memory_mb:.0f} MB of memory, {self.disk_mb:.0f} MB of temporary disk; "
+            f"up to {self.memory_mb:.0f} MB of memory, {self.disk_mb:.0f} MB of temporary disk; "
             f"the recipe takes {self.recipe_mb:.0f} MB",
         ]
 

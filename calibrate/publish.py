@@ -21,7 +21,7 @@ from calibrate.report import Example, ReportData, write_report
 from calibrate.store import Staging, activate, new_version
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
-from inspectord.recipe import Recipe, content_hash, load_recipe
+from inspectord.recipe import MARKED, Recipe, content_hash, load_recipe
 
 if TYPE_CHECKING:
     from calibrate.fit import Plan
@@ -42,7 +42,8 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
     """Write the next version of the product, or nothing: it appears whole, after its gate.
 
     folder takes temporary files. Raises FitError where the compiled graph disagrees with the statistics, or
-    these know no difference between the frames.
+    these know no difference between the frames; and, the version stored but not activated, where the recipe
+    lets the marked frame pass.
     """
     options = plan.options
     if not fitted.held_out.any():
@@ -63,8 +64,15 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         _write_provenance(staging.path, plan)
         for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
             check_in_fresh_process(staging.path, options.threads)
-        warnings = _warnings(limit, scored.scores[len(golden) - 1])
+        suspects = [str(plan.good.frames[int(i)].path) for i in np.argsort(-held_out, kind="stable")[:3]]
+        blind = scored.scores[len(golden) - 1] <= limit.score
+        warnings = [*limit.warnings, *([_blindness(suspects)] if blind else [])]
         _write_report(staging, plan, limit, held_out, scored, warnings)
+    if blind and options.activate:
+        raise FitError(
+            f"{options.product}/{staging.version} was stored but not activated: {_blindness(suspects)}; see "
+            f"{staging.final / 'report.html'}"
+        )
     for warning in warnings:
         progress.note(f"warning: {warning}")
     if options.activate:
@@ -78,7 +86,7 @@ def _write_golden_frames(plan: Plan, staging: Path) -> list[Path]:
     paths = []
     for number, index in enumerate(plan.golden):
         paths.append(_written(staging / "golden" / f"good_{number}.png", plan.good.read(int(index))))
-    return [*paths, _written(staging / "golden" / "marked.png", plan.marked())]
+    return [*paths, _written(staging / "golden" / MARKED, plan.marked())]
 
 
 def _written(path: Path, pixels: Pixels) -> Path:
@@ -128,14 +136,12 @@ def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
     return 1.0 if exact else max(1.0, float(np.max(compiled / np.maximum(known, 1e-12))))
 
 
-def _warnings(limit: Limit, marked_score: float) -> list[str]:
-    warnings = list(limit.warnings)
-    if marked_score <= limit.score:
-        warnings.append(
-            "a frame with a square of an eighth of its side painted over still passes: this recipe finds "
-            "no defects; teach more alike parts, or look closer with --tile or --roi"
-        )
-    return warnings
+def _blindness(suspects: list[str]) -> str:
+    return (
+        "a frame with a square of an eighth of its side painted over still passes, so this recipe would find "
+        f"no defects. The least usual good parts are {', '.join(suspects)}: are they really good? If so, "
+        "teach more alike parts, or look closer with --tile or --roi"
+    )
 
 
 def _write_golden_scores(staging: Path, golden: list[Path], scored: Scored) -> None:

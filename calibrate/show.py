@@ -47,6 +47,8 @@ def show_recipe(console: Console, recipe: Recipe) -> None:
     }
     for name, text in rows.items():
         say(console, f"  {name + ':':10} {text}")
+    if recipe.is_blind:
+        say(console, "  WARNING:   a good frame with a large square painted over passes: it finds no defects")
 
 
 def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> None:

@@ -13,6 +13,7 @@ from inspectord.errors import FitError
 
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
+MOST_TILES = 1024
 WHOLE_FRAME_AREA = 256 * 256  # an untiled frame is scaled down to about this many pixels
 
 
@@ -76,14 +77,21 @@ def plan(
     _, _, width, height = roi
     scale = _scale(width, height, resize, tiled=bool(tile or grid))
     scaled_h, scaled_w = max(1, round(height * scale)), max(1, round(width * scale))
+    if tile and tile > max(scaled_h, scaled_w):
+        raise FitError(
+            f"--tile {tile} is larger than what is looked at, {scaled_w}x{scaled_h}; give a smaller one"
+        )
     counts = grid or (None, None)
-    return Geometry(
+    geometry = Geometry(
         roi=roi,
         scale=scale,
         cell=cell,
         rows=_axis(scaled_h, cell, multiple, tile, overlap, counts[0]),
         columns=_axis(scaled_w, cell, multiple, tile, overlap, counts[1]),
     )
+    if geometry.tiles > MOST_TILES:
+        raise FitError(f"{geometry.tiles:,} tiles are too many; give a larger --tile or a smaller --overlap")
+    return geometry
 
 
 def _scale(width: int, height: int, resize: int | None, tiled: bool) -> float:
@@ -97,6 +105,8 @@ def _scale(width: int, height: int, resize: int | None, tiled: bool) -> float:
 def _axis(length: int, cell: int, multiple: int, tile: int | None, overlap: int, count: int | None) -> Axis:
     if count is not None:
         tile = math.ceil((length + (count - 1) * overlap) / count)
+    elif tile is not None:
+        tile = min(tile, length)
     side = _round_up(tile or length, multiple)
     canvas = max(_round_up(length, cell), side)
     if count is None:

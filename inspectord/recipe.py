@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
 from inspectord.errors import RecipeError
 
 SCHEMA = 1
+MARKED = "marked.png"  # the golden frame that no limit should let pass
 
 
 class _Part(BaseModel):
@@ -121,6 +122,12 @@ class Recipe(BaseModel):
         return self.spec.content_hash
 
     @property
+    def is_blind(self) -> bool:
+        """True where even the marked golden frame, a good one with a square painted over, passes."""
+        marked = [frame.score for frame in self.golden() if frame.path.name == MARKED]
+        return any(score <= self.spec.limits.score for score in marked)
+
+    @property
     def model_path(self) -> Path:
         return self.path / "model.xml"
 
@@ -177,6 +184,8 @@ def load_recipe(path: Path) -> Recipe:
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except PermissionError as error:
+        raise RecipeError(f"{path} may not be read by this account; use one that may") from error
     except OSError as error:
         raise RecipeError(
             f"no recipe at {path.parent} ({path.name}: {error.strerror}); "

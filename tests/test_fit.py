@@ -143,7 +143,7 @@ def test_images_of_mixed_sizes_are_fitted_letterboxed(tmp_path):
         cv2.imwrite(str(folder / f"{number}.png"), render_part(1, number, width, 80, 0.0).pixels)
     with pytest.raises(FrameError, match="--letterbox"):
         prepare(options(folder, tmp_path), Silent())
-    recipe = run(folder, tmp_path, letterbox=(96, 96))
+    recipe = run(folder, tmp_path, letterbox=(96, 96), activate=False)
     assert recipe.spec.frame.letterbox
     assert recipe.spec.frame.shape == (96, 96, 1)
 
@@ -174,6 +174,26 @@ def test_a_graph_that_disagrees_with_the_statistics_is_never_published(
         run(good, tmp_path, precision=precision)
     assert not (tmp_path / "recipes" / "flange" / "0001").exists()
     assert not (tmp_path / "recipes" / "flange" / "active").exists()
+
+
+def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_itself(good, tmp_path):
+    """Bad parts among the good ones teach that anything is normal."""
+    first = run(good, tmp_path)
+    mixed = tmp_path / "mixed"
+    mixed.mkdir()
+    rng = np.random.default_rng(0)
+    for path in good.iterdir():
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        for _ in range(6):
+            x, y, grey = rng.integers(0, (60, 60, 255)).tolist()
+            cv2.rectangle(pixels, (x, y), (x + 25, y + 25), grey, -1)
+        cv2.imwrite(str(mixed / path.name), pixels)
+    with pytest.raises(FitError, match=r"stored but not activated.*are they really good"):
+        run(mixed, tmp_path)
+    assert load_recipe(tmp_path / "recipes" / "flange" / "active").hash == first.hash
+    stored = load_recipe(tmp_path / "recipes" / "flange" / "0002")
+    assert stored.is_blind
+    assert not first.is_blind
 
 
 def test_a_gate_that_fails_keeps_what_was_active(good, tmp_path, monkeypatch):

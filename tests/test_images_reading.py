@@ -103,7 +103,7 @@ def test_where_all_are_bad_the_reasons_are_told_before_too_few_is(tmp_path):
     progress = Silent()
     with pytest.raises(FitError, match="0 different good images"):
         collect(folder, skip_bad=True, progress=progress)
-    assert "12 bad images" in progress.notes[0]
+    assert "12 bad images" in progress.notes[-1]
 
 
 def test_mixed_sizes_are_refused_even_by_skip_bad_and_letterbox_takes_them(good):
@@ -140,7 +140,7 @@ def test_copies_count_once_whatever_their_name_or_format(good):
     progress = Silent()
     frames = collect(good, progress=progress)
     assert (len(frames), frames.duplicates) == (COUNT, 1)
-    assert "exact copies of other images: 1" in progress.notes[0]
+    assert "exact copies of other images: 1" in progress.notes[-1]
 
 
 def test_shape_is_part_of_a_frames_digest():

@@ -89,6 +89,13 @@ def test_what_is_estimated_is_never_more_than_what_was_wanted(law, parts):
     assert find_limit(sample, 0.001).estimated_rate <= 0.001
 
 
+def test_a_limit_far_above_the_highest_part_says_why():
+    few = find_limit(np.random.default_rng(0).lognormal(1, 0.6, 12), 0.001)
+    assert any("times the highest good part" in warning for warning in few.warnings)
+    many = find_limit(np.random.default_rng(0).lognormal(1, 0.6, 5000), 0.001)
+    assert not any("times the highest good part" in warning for warning in many.warnings)
+
+
 def test_a_part_far_out_is_pointed_at_and_others_are_not():
     scores = np.random.default_rng(0).normal(10, 1, 200)
     assert not any("far out" in warning for warning in find_limit(scores, 0.01).warnings)
