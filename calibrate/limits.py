@@ -190,7 +190,7 @@ def _warnings(scores: Doubles, rate: float, limit: float) -> tuple[str, ...]:
     if 0 < FAR_ABOVE * scores[-1] < limit:
         found.append(
             f"The limit is {limit / scores[-1]:.1f} times the highest good part's score, because "
-            f"{len(scores):,} parts say little about rare ones. More good parts lower it, and fewer defects pass."
+            f"{len(scores):,} parts say little about rare ones. More good parts lower it; fewer defects pass."
         )
     rest = Tail.fit(scores[:-1], rate) if len(scores) > 4 else None
     if rest and scores[-1] > rest.start and len(scores) * rest.rate(float(scores[-1])) < STANDS_OUT:

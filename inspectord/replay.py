@@ -124,11 +124,11 @@ class Replay:
         self._thread.join(5)
 
     def _run(self) -> None:
-        while not self._stopping.is_set():
-            self._health.beat("replay")
-            if self._socket.poll(200):
-                self._serve()
-        self._opened.close()
+        with self._opened:  # whatever happens: an open socket would hold up the daemon's end for ever
+            while not self._stopping.is_set():
+                self._health.beat("replay")
+                if self._socket.poll(200):
+                    self._serve()
 
     def _serve(self) -> None:
         """One request; its envelope (with the empty frame of a REQ) goes back as it came."""

@@ -12,7 +12,6 @@ import contextlib
 import math
 import mmap
 import os
-import select
 import time
 from dataclasses import replace
 from typing import Any
@@ -21,15 +20,14 @@ import numpy as np
 
 from inspectord.errors import RingError
 from inspectord.frame import Frame, FrameHeader, FrameStatus, Pixels
-from inspectord.memory import SharedLock, reserve
+from inspectord.memory import SharedLock, await_event, reserve
 from inspectord.ring_layout import (
-    CONTROL,
     ENTRY,
-    MAGIC,
     NO_SLOT,
     OWNER,
-    VERSION,
     SlotState,
+    control_block,
+    control_of,
     fill,
     header_of,
     layout,
@@ -44,12 +42,8 @@ class Ring:
     def __init__(self, memory_fd: int, event_fd: int) -> None:
         self.fds = (memory_fd, event_fd)
         self._memory: mmap.mmap | None = mmap.mmap(memory_fd, 0)
-        control = np.frombuffer(self._memory, CONTROL, 1)
-        if bytes(control["magic"][0]) != MAGIC or int(control["version"][0]) != VERSION:
-            raise RingError(
-                "the shared memory is no ring of this version; start the daemon and its cameras together"
-            )
-        self._control: Any = control
+        self._control: Any = control_of(self._memory)
+        control = self._control
         self.slots = int(control["slots"][0])
         height, width, channels = (int(control[name][0]) for name in ("height", "width", "channels"))
         self.frame_shape = (height, width, channels)
@@ -75,9 +69,7 @@ class Ring:
             raise RingError(f"no ring of {slots} slots, {headers} headers and frames {frame_shape} can be")
         *_, pixels_at, stride = layout(slots, frame_shape, headers)
         memory_fd = reserve(pixels_at + slots * stride, "ring")
-        control = np.zeros(1, CONTROL)
-        control[0] = (MAGIC, 0, 0, VERSION, slots, *frame_shape, headers)
-        os.pwrite(memory_fd, control.tobytes(), 0)
+        os.pwrite(memory_fd, control_block(slots, frame_shape, headers), 0)
         return cls(memory_fd, os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
 
     @classmethod
@@ -90,6 +82,11 @@ class Ring:
         return self._pixels[index]
 
     # --- producer ---
+
+    @property
+    def last_trigger(self) -> int:
+        """The last trigger id that was entered, by whichever producer; 0 before the first."""
+        return int(self._control["last_trigger"][0])
 
     def put(self, header: FrameHeader, pixels: Pixels | None = None) -> FrameHeader | None:
         """Enter a frame; returns the header that lost its pixels to a full ring, if one did.
@@ -151,6 +148,8 @@ class Ring:
             self._owners[int(entry["slot"])]["state"] = SlotState.FREE
         if slot != NO_SLOT:
             self._owners[slot] = (index, SlotState.WRITING)
+        if header.trigger_id >= 0:
+            self._control["last_trigger"][0] = header.trigger_id
         fill(entry, header, index, slot)
         self._control["written"][0] = index + 1
         return entry
@@ -165,9 +164,7 @@ class Ring:
             left_s = deadline - time.monotonic()
             if frame is not None or left_s <= 0:
                 return frame
-            if self._await_event(left_s):
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(self.fds[1])
+            await_event(self.fds[1], left_s)
 
     def release(self, frame: Frame) -> None:
         """Free a taken frame's slot. Never waits long: what can't be freed now is freed by the next call."""
@@ -176,21 +173,23 @@ class Ring:
         with contextlib.suppress(TimeoutError), self._lock.held(LOCK_PATIENCE_S):
             self._free_released()
 
-    def recover(self) -> None:
-        """Mend what a dead producer left: frames in mid-write become CAMERA_LOST, their slots free again.
+    def recover(self) -> bool:
+        """Mend what a dead producer left; True where a frame was in mid-write, which is now CAMERA_LOST.
 
         Only after the producer's end; a new one then attaches and continues.
         """
         with self._lock.held():
             written = int(self._control["written"][0])
-            last = self._entry(written - 1) if written else None
-            if last is not None and last["writing"]:
+            last = self._entry(written - 1)  # of a new ring: an entry of zeros
+            cut = bool(last["writing"])
+            if cut:
                 last["status"], last["slot"] = FrameStatus.CAMERA_LOST, NO_SLOT
                 last["writing"] = 0
             for slot, owner in enumerate(self._owners):
                 if owner["state"] == SlotState.WRITING or self._is_stray(slot):
                     owner["state"] = SlotState.FREE
         os.eventfd_write(self.fds[1], 1)
+        return cut
 
     def close(self) -> None:
         """Give the descriptors back; the memory goes with its last view."""
@@ -230,11 +229,6 @@ class Ring:
                 frame = Frame(header, index, slot)
         self._control["taken"][0] = index + 1
         return frame
-
-    def _await_event(self, timeout_s: float) -> bool:
-        waiting = select.poll()
-        waiting.register(self.fds[1], select.POLLIN)
-        return bool(waiting.poll(math.ceil(timeout_s * 1000)))
 
     def _free_released(self) -> None:
         while self._to_release:

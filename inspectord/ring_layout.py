@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from enum import IntEnum
+from mmap import mmap
 from typing import Any
 
 import numpy as np
 
+from inspectord.errors import RingError
 from inspectord.frame import FrameHeader, FrameStatus
 from inspectord.memory import PAGE
 
@@ -25,7 +27,7 @@ class SlotState(IntEnum):
 
 
 CONTROL = np.dtype(
-    [("magic", "S8"), ("written", "u8"), ("taken", "u8")]
+    [("magic", "S8"), ("written", "u8"), ("taken", "u8"), ("last_trigger", "i8")]
     + [(name, "u4") for name in ("version", "slots", "height", "width", "channels", "headers")],
     align=True,
 )
@@ -36,6 +38,23 @@ ENTRY = np.dtype(
     + [("part_id_size", "u4"), ("part_id", f"V{PART_ID_BYTES}")],
     align=True,
 )
+
+
+def control_block(slots: int, frame_shape: tuple[int, int, int], headers: int) -> bytes:
+    """The control block of a new ring."""
+    control = np.zeros(1, CONTROL)
+    control[0] = (MAGIC, 0, 0, 0, VERSION, slots, *frame_shape, headers)
+    return control.tobytes()
+
+
+def control_of(memory: mmap) -> Any:
+    """The control block in shared memory. Raises RingError where there is none of this version."""
+    control = np.frombuffer(memory, CONTROL, 1)
+    if bytes(control["magic"][0]) != MAGIC or int(control["version"][0]) != VERSION:
+        raise RingError(
+            "the shared memory is no ring of this version; start the daemon and its cameras together"
+        )
+    return control
 
 
 def layout(slots: int, frame_shape: tuple[int, int, int], headers: int) -> tuple[int, int, int, int]:

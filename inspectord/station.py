@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,6 +22,7 @@ from inspectord.publish import Publisher
 from inspectord.ring import Ring
 from inspectord.settings import Camera
 
+BLIND_AFTER = 10
 log = structlog.get_logger()
 
 
@@ -35,7 +36,7 @@ class Outlets:
 
 
 class Station:
-    """Exactly one verdict for every frame of the ring, in its order, and one for every loss of the camera."""
+    """Exactly one verdict for every frame of the ring, in its order."""
 
     def __init__(
         self, camera: Camera, identity: tuple[str, str], ring: Ring, examiner: Examiner, outlets: Outlets
@@ -44,11 +45,16 @@ class Station:
         self.examiner = examiner
         self.counts: Counter[Verdict] = Counter()
         self.seq = 0
+        self._uninspected = 0  # verdicts without an inspection in a row
         self._station, self._boot_id = identity
         self._camera, self._ring, self._outlets = camera, ring, outlets
-        self._losses: deque[FrameHeader] = deque()
         self._finish_by: float | None = None
         self._thread: threading.Thread | None = None
+
+    @property
+    def blind(self) -> bool:
+        """True where none of the last frames could be inspected: a wrong size, or too short a deadline."""
+        return self._uninspected >= BLIND_AFTER
 
     @property
     def totals(self) -> dict[str, int]:
@@ -63,14 +69,6 @@ class Station:
         self._health = health
         self._thread = spawn(f"inspect-{self.name}", self._run, health)
 
-    def camera_lost(self) -> None:
-        """Ask for one NOT_INSPECTED: what passed while the camera was away was not seen."""
-        simulated = self._camera.source.kind != "genicam"
-        header = FrameHeader(
-            FrameStatus.CAMERA_LOST, frame_id=-1, fetched_ns=time.monotonic_ns(), simulated=simulated
-        )
-        self._losses.append(header)
-
     def finish(self, limit_s: float) -> None:
         """Empty the ring and end; frames left after limit_s become NOT_INSPECTED/stopping."""
         if self._thread is None:
@@ -84,20 +82,16 @@ class Station:
             self.examiner.settle()
             frame = self._ring.take(timeout_s=self._patience_s())
             self._health.beat(f"inspect-{self.name}")
-            self._report_losses()
             if frame is not None:
                 self._handle(frame)
             elif finishing:
+                self.examiner.close()
                 return
 
     def _patience_s(self) -> float:
         if self._finish_by is not None:
-            return 0.0
+            return 0.01  # more than nothing: the ring's lock may be held for a moment
         return 0.005 if self.examiner.busy else 0.1
-
-    def _report_losses(self) -> None:
-        while self._losses:
-            self._send(self._losses.popleft(), not_inspected(Reason.CAMERA_LOST))
 
     def _handle(self, frame: Frame) -> None:
         outcome = self._outcome(frame)
@@ -130,6 +124,7 @@ class Station:
             self._outlets.publisher.send(message)
         self.seq = message.seq
         self.counts[message.verdict] += 1
+        self._uninspected = self._uninspected + 1 if message.verdict is Verdict.NOT_INSPECTED else 0
         self._outlets.journal.put(message)
         return message
 

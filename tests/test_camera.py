@@ -15,7 +15,7 @@ import pytest
 from helpers_camera import ROOT, Watch, is_alive, pixels_of, write_image
 
 from inspectord.camera import CameraProcess, backoff_s
-from inspectord.frame import FrameStatus
+from inspectord.frame import FrameHeader, FrameStatus
 from inspectord.ring import Ring
 from inspectord.settings import FolderSource, GenicamSource, LineSource, Source
 
@@ -77,6 +77,9 @@ def test_a_killed_camera_process_is_told_once_and_frames_flow_again(watched: lis
     watch.until(lambda: watch.camera.state == "lost")
     assert watch.frames_flow(20) < 5
     watch.until(lambda: watch.camera.state == "running")
+    assert [frame.header.status for frame in watch.frames].count(FrameStatus.CAMERA_LOST) == 1
+    triggers = [frame.header.trigger_id for frame in watch.frames if frame.header.trigger_id != -1]
+    assert triggers == list(range(1, len(triggers) + 1))
     assert watch.kinds() == ["running", "lost", "running"]
     assert "SIGKILL" in watch.camera.last_error
     assert watch.camera.restarts == 1
@@ -93,11 +96,40 @@ def test_a_killed_genicam_camera_delivers_again_within_three_seconds(watched: li
     os.kill(watch.camera.pid, signal.SIGKILL)
     start_s = time.monotonic()
     watch.until(lambda: watch.camera.state == "lost")
-    seen = len(watch.frames)
-    watch.until(lambda: len(watch.frames) > seen)
+    watch.until(lambda: watch.frames[-1].header.status is FrameStatus.CAMERA_LOST)
+    watch.until(lambda: watch.frames[-1].header.status is FrameStatus.OK)
     took_s = time.monotonic() - start_s
+    triggers = [frame.header.trigger_id for frame in watch.frames if frame.header.trigger_id != -1]
+    assert triggers == list(range(1, len(triggers) + 1))  # counted here: this camera has no counter
     print(f"viky at 20 fps: next frame {took_s:.2f} s after kill -9")
     assert took_s < 3
+
+
+def test_a_loss_comes_behind_all_frames_from_before_it(watched: list[Watch]) -> None:
+    watch = started(watched, line(rate_hz=1000.0), slots=64)
+    watch.until(lambda: watch.camera.state == "running")
+    assert watch.camera.pid is not None
+    time.sleep(0.03)  # frames that nobody takes yet
+    os.kill(watch.camera.pid, signal.SIGKILL)
+    while watch.camera.state != "lost":
+        watch.events += watch.camera.poll()
+    watch.frames_flow(200)
+    frame_ids = [frame.header.frame_id for frame in watch.frames if frame.header.frame_id != -1]
+    assert frame_ids == list(range(1, len(frame_ids) + 1))
+
+
+def test_a_frame_cut_off_in_mid_write_is_the_one_header_of_its_loss(watched: list[Watch]) -> None:
+    watch = started(watched, line())
+    watch.frames_flow()
+    assert watch.camera.pid is not None
+    os.kill(watch.camera.pid, signal.SIGKILL)
+    watch.camera._process.wait()  # type: ignore[union-attr]
+    cut = FrameHeader(FrameStatus.OK, 77, trigger_id=77)
+    with watch.ring._lock.held():
+        watch.ring._enter(cut, watch.ring._claim()[0])
+    watch.until(lambda: watch.frames[-1].header.frame_id == 78)
+    lost = [f.header.frame_id for f in watch.frames if f.header.status is FrameStatus.CAMERA_LOST]
+    assert lost == [77]
 
 
 def test_a_stopped_camera_process_counts_as_hung_and_is_replaced(watched: list[Watch]) -> None:

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import time
 
+import cv2
+import numpy as np
 import pytest
 from helpers_daemon import Box, free_endpoint, line_source
 
@@ -55,6 +57,29 @@ def test_check_tells_a_wrong_recipe_in_one_line(box):
     assert done.returncode == 65
     assert done.stderr.startswith("inspectord: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("images", "says"), [(None, "no folder"), ((64, 48, 1), r"is \(64, 48, 1\), recipe demo/v1 needs")]
+)
+def test_check_sees_a_source_that_can_not_work(tmp_path, images, says):
+    box, folder = Box(tmp_path), tmp_path / "images"
+    box.add_camera({"kind": "folder", "path": str(folder)})
+    if images is not None:
+        folder.mkdir()
+        cv2.imwrite(str(folder / "1.png"), np.random.default_rng(0).integers(0, 255, images).astype(np.uint8))
+    done = box.run("check", "--config", str(box.config_path))
+    assert done.returncode in (65, 69)
+    assert re.search(says, done.stderr)
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_check_sees_a_state_dir_that_can_not_be_written(box, tmp_path):
+    (tmp_path / "file").write_text("")
+    box.config["state_dir"] = str(tmp_path / "file" / "state")
+    done = box.run("check", "--config", str(box.config_path))
+    assert done.returncode == 73
+    assert "state_dir" in done.stderr
 
 
 def test_status_of_a_running_and_of_an_absent_daemon(box):

@@ -115,9 +115,9 @@ def test_a_killed_camera_is_one_not_inspected_and_comes_back(box):
         events_until(client, lambda e: isinstance(e, Inspected))
         os.kill(camera_pid(client), signal.SIGKILL)
         lost = verdicts(events_until(client, is_camera_lost))[-1]
-        assert (lost.verdict, lost.part_id, lost.trigger_id) == (Verdict.NOT_INSPECTED, "", -1)
+        assert lost.verdict is Verdict.NOT_INSPECTED
         after = events_until(client, lambda e: isinstance(e, Inspected) and e.message.seq >= lost.seq + 20)
-        assert sum(message.reason is Reason.CAMERA_LOST for message in verdicts(after)) <= 1  # one mid-write
+        assert not any(message.reason is Reason.CAMERA_LOST for message in verdicts(after))
         heartbeat = events_until(client, heartbeat_state("ready"))[-1]
         assert heartbeat.state["cameras"]["cam1"]["restarts"] == 1
     assert box.stop() == 0
@@ -241,3 +241,11 @@ def test_sigterm_during_the_start_is_heard(box):
     time.sleep(0.6)
     box.signal(signal.SIGTERM)
     assert box.wait(15) in (0, -signal.SIGTERM)  # before the handlers stand, the signal itself ends it
+
+
+def test_a_camera_whose_frames_never_fit_is_degraded_not_ready(box):
+    """A recipe of another size: every verdict is NOT_INSPECTED, and the state says so."""
+    box.add_camera(line_source(width=96, height=64))
+    box.start()
+    with box.connect() as client:
+        events_until(client, heartbeat_state("degraded"))

@@ -513,6 +513,35 @@ def test_chunk_data_gives_trigger_and_encoder_where_the_camera_sends_them() -> N
     )
 
 
+class Counter:
+    """A node that reads another value with each frame."""
+
+    def __init__(self, *values: int) -> None:
+        self._values = iter(values)
+
+    @property
+    def value(self) -> int:
+        return next(self._values)
+
+
+@pytest.mark.parametrize(
+    ("counted", "seen"),
+    [
+        ("Line1", [(7, "OK"), (8, "LOST"), (9, "LOST"), (10, "OK"), (11, "INCOMPLETE"), (12, "OK")]),
+        ("Line2", [(7, "OK"), (10, "OK"), (-1, "INCOMPLETE"), (12, "OK")]),  # an encoder, say
+    ],
+)
+def test_a_trigger_that_the_camera_counted_but_gave_no_frame_for_is_lost(
+    counted: str, seen: list[tuple[int, str]]
+) -> None:
+    nodes = SimpleNamespace(ChunkCounterValue=Counter(7, 10, 12))
+    buffers = [FakeBuffer(1), FakeBuffer(2), "incomplete", FakeBuffer(4)]
+    features = {"CounterEventSource": counted}
+    camera = fake_camera(buffers, nodes, chunks=True, trigger=Trigger(), features=features)
+    headers = [header for header, _ in fetch(camera, len(seen))]
+    assert [(header.trigger_id, header.status.name) for header in headers] == seen
+
+
 def test_a_silent_free_running_camera_is_lost() -> None:
     camera = fake_camera([FakeBuffer(1)], silent_s=0.1)
     assert not camera.waits_for_trigger

@@ -208,6 +208,36 @@ def test_a_video_gives_each_frame_at_its_own_rate(clip: Path) -> None:
     assert spacing_s == pytest.approx(0.02, abs=0.008)
 
 
+@pytest.mark.parametrize("kind", ["folder", "video", "line"])
+def test_a_replay_that_was_cut_off_goes_on_behind_what_is_done(tmp_path: Path, clip: Path, kind: str) -> None:
+    for n in range(1, 9):
+        write_image(tmp_path / f"{n}.png", pixels_of(n, COLOUR))
+    sources: dict[str, FolderSource | VideoSource | LineSource] = {
+        "folder": FolderSource(path=tmp_path, rate_hz=200),
+        "video": VideoSource(path=clip, rate_hz=200),
+        "line": LineSource(rate_hz=200, parts=8, width=64, height=64),
+    }
+    with open_source(sources[kind], None) as source:
+        whole = drain(source)
+    start_s = time.monotonic()
+    with open_source(sources[kind], None, done=5) as source:
+        rest = drain(source)
+    assert time.monotonic() - start_s < 0.5
+    assert [header.trigger_id for header, _ in rest] == [6, 7, 8]
+    for (header, pixels), (expected, expected_pixels) in zip(rest, whole[5:], strict=True):
+        assert (header.frame_id, header.part_id) == (expected.frame_id, expected.part_id)
+        assert np.array_equal(np.asarray(pixels), np.asarray(expected_pixels))
+
+
+def test_a_looped_video_goes_on_behind_what_is_done(clip: Path) -> None:
+    with open_source(VideoSource(path=clip, rate_hz=1000, loop=True), None, done=8 * 1000 + 2) as source:
+        item = source.next(1.0)
+    assert item is not None
+    assert item[1] is not None
+    assert item[0].trigger_id == 8003
+    assert round(float(item[1].mean()) / 20) == 2
+
+
 def test_a_grey_video_serves_a_grey_recipe(clip: Path) -> None:
     with open_source(VideoSource(path=clip, rate_hz=1000), (48, 64, 1)) as source:
         assert {pixels.shape for _, pixels in drain(source) if pixels is not None} == {(48, 64, 1)}

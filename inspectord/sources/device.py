@@ -86,7 +86,7 @@ def choose(infos: list[Any], source: GenicamSource) -> Any:
     if len(found) == 1:
         return found[0]
     there = "; ".join(describe(info) for info in infos) or "no camera at all"
-    asked = ", ".join(f"{key} {value!r}" for key, value in wanted.items()) or "any camera"
+    asked = ", ".join(f"{key} {value!r}" for key, value in wanted.items()) or "an open choice"
     if found:
         raise SourceError(f"{len(found)} cameras match {asked}; set serial to one of: {there}")
     raise SourceError(

@@ -24,6 +24,8 @@ def list_images(folder: Path) -> list[Path]:
 
     Raises SourceError for a folder that is missing, unreadable or without images.
     """
+    if folder.is_file():
+        raise SourceError(f"{folder} is a file; give the folder that holds the images")
     if not folder.is_dir():
         raise SourceError(f"no folder {folder}; give a folder with {_named(SUFFIXES)} files")
     try:

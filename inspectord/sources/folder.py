@@ -21,13 +21,13 @@ class FolderFrames:
 
     waits_for_trigger = False
 
-    def __init__(self, source: FolderSource, frame_shape: Shape | None) -> None:
+    def __init__(self, source: FolderSource, frame_shape: Shape | None, done: int = 0) -> None:
         self._source = source
         self._shape = frame_shape
         self.backpressure = source.rate_hz is None
         self.ended = False
         self._pace: Pace | None = None
-        self._number = 0
+        self._number = self._done = done
         self._read: Item | None = None
 
     def __enter__(self) -> Self:
@@ -54,7 +54,7 @@ class FolderFrames:
             return True
         if self._pace is None:
             self._pace = Pace(self._source.rate_hz)
-        return self._pace.wait(self._number, timeout_s)
+        return self._pace.wait(self._number - self._done, timeout_s)
 
     def _read_next(self) -> Item | None:
         if self._number >= len(self._paths) and not self._source.loop:

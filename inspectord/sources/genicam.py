@@ -6,6 +6,7 @@ import logging
 import time
 from collections import deque
 from dataclasses import replace
+from itertools import zip_longest
 from types import TracebackType
 from typing import Any, Self
 
@@ -43,6 +44,7 @@ class GenicamFrames:
         self._software_rate_hz = rate_hz if source.trigger and source.trigger.source == "Software" else None
         self.waits_for_trigger = source.trigger is not None and self._software_rate_hz is None
         self._ids = FrameIds()
+        self._trigger_ids = FrameIds() if _counts_triggers(source) else None
         self._items: deque[Item] = deque()
         self._triggers = 0
 
@@ -114,12 +116,20 @@ class GenicamFrames:
     def _add(self, buffer: Any) -> None:
         """Enter a buffer's frame behind the headers of those lost before it; pixels are copied here."""
         header = self._header(buffer)
-        for lost_id in self._ids.lost_before(header.frame_id):
-            self._items.append((_faulty(FrameStatus.LOST, lost_id), None))
+        frame_ids, trigger_ids = self._ids.lost_before(header.frame_id), self._missed_triggers(header)
+        for frame_id, trigger_id in zip_longest(frame_ids, trigger_ids, fillvalue=-1):
+            self._items.append((_faulty(FrameStatus.LOST, frame_id, trigger_id), None))
         self._items.append(self._read(buffer, header))
 
+    def _missed_triggers(self, header: FrameHeader) -> list[int]:
+        """Those counted by the camera before this frame's that gave no frame, as those during an exposure."""
+        if self._trigger_ids is None or header.trigger_id < 0:
+            return []
+        return self._trigger_ids.lost_before(header.trigger_id)
+
     def _add_incomplete(self) -> None:
-        self._items.append((_faulty(FrameStatus.INCOMPLETE, self._ids.skip_one()), None))
+        trigger_id = self._trigger_ids.skip_one() if self._trigger_ids else -1
+        self._items.append((_faulty(FrameStatus.INCOMPLETE, self._ids.skip_one(), trigger_id), None))
 
     def _header(self, buffer: Any) -> FrameHeader:
         chunks, nodes = self._source.chunks, self._device.nodes
@@ -174,8 +184,14 @@ class _OnIncomplete(Callback):  # type: ignore[misc]
         self._add()
 
 
-def _faulty(status: FrameStatus, frame_id: int) -> FrameHeader:
-    return FrameHeader(status, frame_id, fetched_ns=time.monotonic_ns())
+def _counts_triggers(source: GenicamSource) -> bool:
+    """The chunk counter's value is a trigger id whose gaps tell of missed triggers, not any other count."""
+    counted = source.features.get("CounterEventSource")
+    return source.chunks and source.trigger is not None and counted in (source.trigger.source, "FrameTrigger")
+
+
+def _faulty(status: FrameStatus, frame_id: int, trigger_id: int) -> FrameHeader:
+    return FrameHeader(status, frame_id, trigger_id, fetched_ns=time.monotonic_ns())
 
 
 def _pixels(buffer: Any, nodes: Any) -> Pixels:

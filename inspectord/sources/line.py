@@ -22,11 +22,11 @@ class LineFrames:
     waits_for_trigger = False  # its triggers come from its own clock
     backpressure = False
 
-    def __init__(self, source: LineSource, frame_shape: Shape | None) -> None:
+    def __init__(self, source: LineSource, frame_shape: Shape | None, done: int = 0) -> None:
         self._source = source
         self._shape = frame_shape
         self.ended = False
-        self._number = 1
+        self._first = self._number = done + 1
         self._rendered: Pixels | None = None
 
     def __enter__(self) -> Self:
@@ -46,9 +46,10 @@ class LineFrames:
             return None
         if self._rendered is None:
             self._rendered = self._render()
-        if not self._pace.wait(self._number - 1, timeout_s):
+        due = self._number - self._first
+        if not self._pace.wait(due, timeout_s):
             return None
-        header, pixels = self._header(self._pace.due_ns(self._number - 1)), self._rendered
+        header, pixels = self._header(self._pace.due_ns(due)), self._rendered
         self._rendered = None
         self._number += 1
         self._shape = self._shape or shape_of(pixels)

@@ -20,11 +20,11 @@ class VideoFrames:
     waits_for_trigger = False
     backpressure = False
 
-    def __init__(self, source: VideoSource, frame_shape: Shape | None) -> None:
+    def __init__(self, source: VideoSource, frame_shape: Shape | None, done: int = 0) -> None:
         self._source = source
         self._shape = frame_shape
         self.ended = False
-        self._count = 0  # delivered
+        self._count = self._done = done  # delivered
         self._read: Item | None = None
 
     def __enter__(self) -> Self:
@@ -33,6 +33,7 @@ class VideoFrames:
         if not 0 < rate_hz <= 10_000:
             self._video.release()
             raise SourceError(f"{self._source.path} states no frame rate; set rate_hz in its source")
+        self._leave_out(self._done)
         self._pace = Pace(rate_hz)
         return self
 
@@ -45,7 +46,7 @@ class VideoFrames:
         """The next frame, decoded before it is due."""
         if self._read is None:
             self._read = self._read_next()
-        if self._read is None or not self._pace.wait(self._count, timeout_s):
+        if self._read is None or not self._pace.wait(self._count - self._done, timeout_s):
             return None
         (header, pixels), self._read = self._read, None
         self._count += 1
@@ -60,6 +61,13 @@ class VideoFrames:
                 f"OpenCV can't read {self._source.path}; convert it to MJPEG in .avi or H.264 in .mp4"
             )
         return video
+
+    def _leave_out(self, frames: int) -> None:
+        """By decoding them: seeking in a video is not exact with every codec."""
+        length = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
+        for _ in range(frames % length if self._source.loop and length > 0 else frames):
+            if not self._video.grab():
+                return
 
     def _read_next(self) -> Item | None:
         found, image = self._video.read()
