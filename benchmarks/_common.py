@@ -144,11 +144,11 @@ def calibrate(*words: str | Path) -> Measured:
     return measured([sys.executable, "-m", "calibrate", *words])
 
 
-def write_good_parts(folder: Path, count: int, side_px: int, seed: int) -> Path:
-    """Good parts of the simulated line as files, of another seed than the line that is inspected."""
+def write_parts(folder: Path, count: int, side_px: int, seed: int, defect_rate: float = 0.0) -> Path:
+    """Parts of the simulated line as files; those that teach need another seed than those inspected."""
     folder.mkdir(parents=True)
     for number in range(count):
-        pixels = render_part(seed, number, side_px, side_px, defect_rate=0.0).pixels
+        pixels = render_part(seed, number, side_px, side_px, defect_rate).pixels
         cv2.imwrite(str(folder / f"{number:04d}.png"), pixels)
     return folder
 

@@ -16,7 +16,7 @@ from typing import Any, Self
 import tomli_w
 import zmq
 
-from benchmarks._common import environment
+from benchmarks._common import environment, percentiles, table
 from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, from_table, unpack
 
 START_S = 60.0  # for a daemon to compile and prove its recipe
@@ -147,3 +147,26 @@ def _free_endpoint() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+def times_ms(timed: list[tuple[int, VerdictMessage]]) -> dict[str, dict[str, float]]:
+    """Percentiles of overhead and inference over what was inferred, of latency over everything."""
+    latency = [(received_ns - message.t_fetch_ns) / 1e6 for received_ns, message in timed]
+    inferred = [
+        (total, message.inference_ms, message.latency_ms)
+        for total, (_, message) in zip(latency, timed, strict=True)
+        if message.inference_ms is not None
+    ]
+    return {
+        "overhead": percentiles([total - inference for total, inference, _ in inferred]),
+        "  up to the decision": percentiles([decided - inference for _, inference, decided in inferred]),
+        "  from there to the subscriber": percentiles([total - decided for total, _, decided in inferred]),
+        "inference": percentiles([inference for _, inference, _ in inferred]),
+        "trigger to verdict": percentiles(latency),
+    }
+
+
+def print_times(times: dict[str, dict[str, float]]) -> None:
+    """times_ms() as a table."""
+    names = list(times["overhead"])
+    table(("ms", *names), [(what, *(values[name] for name in names)) for what, values in times.items()])

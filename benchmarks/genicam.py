@@ -23,8 +23,8 @@ from typing import Any
 import cv2
 import genicam
 
-from benchmarks._common import calibrate, finish, in_words, new_report, percentiles, scratch, table
-from benchmarks._daemon import Daemon, Stamped, camera_of, counts, missing
+from benchmarks._common import calibrate, finish, in_words, new_report, scratch, table
+from benchmarks._daemon import Daemon, Stamped, camera_of, counts, missing, print_times, times_ms
 from inspectord.frame import FrameStatus
 from inspectord.messages import Reason, Verdict, VerdictMessage
 from inspectord.settings import GenicamSource
@@ -75,7 +75,7 @@ def steady(daemon: Daemon, seconds: float) -> dict[str, Any]:
         "restarts": state["restarts"],
         "frame_id_missing": missing([m.frame_id for m in messages if m.reason is not Reason.FRAME_LOST]),
         **counts(messages),
-        "fetch_to_receipt_ms": percentiles([(ns - m.t_fetch_ns) / 1e6 for ns, m in heard]),
+        "times_ms": times_ms(heard),
         "last_seq": messages[-1].seq,
     }
 
@@ -154,10 +154,10 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
 def print_report(report: dict[str, Any]) -> None:
     """For a reader at a terminal."""
     run = dict(report["run"])
-    times = run.pop("fetch_to_receipt_ms")
+    times = run.pop("times_ms")
     print(in_words(report["settings"]))
     table(("without faults", ""), [(name, value) for name, value in run.items() if name != "last_seq"])
-    table(("ms", *times), [("fetch to receipt", *times.values())])
+    print_times(times)
     names = ("kill", "camera_lost_s", "inspected_s", "camera_lost_verdicts", "seq_missing")
     table(names, [[fault[name] for name in names] for fault in report["kills"]])
 

@@ -1,11 +1,13 @@
-"""What the daemon adds to inference, and trigger-to-verdict time: a simulated line at a fixed rate.
+"""What the daemon adds to inference: parts at a fixed rate, from the ring to a subscriber.
 
     python -m benchmarks.overhead [--rate 50] [--seconds 30] [--json FILE]
 
-The line's triggers have exact times, and t_fetch is the trigger's own, so late rendering counts. Both ends
-read one clock: latency = receipt - t_fetch, overhead = latency - inference_ms, which holds the wait for the
-frame, ring, judging, encoding, ZeroMQ and the subscriber's wake-up. `inspectord bench` finds the highest rate
-of a user's own recipe; this asks what comes on top of inference at a given rate.
+Pictures of the simulated line, 1 in 10 defective, are replayed at an exact rate; t_fetch is stamped just
+before a frame is copied into the ring. Both ends read one clock: latency = receipt - t_fetch, and
+overhead = latency - inference_ms. Its two parts meet at t_decided: before lie the copy into the ring, the
+daemon's wake-up and judging; after it encoding, ZeroMQ's thread, loopback TCP and the subscriber, a Python
+process on the same cores. `inspectord bench` finds the highest rate of a user's own recipe; this asks what
+comes on top of inference.
 """
 
 from __future__ import annotations
@@ -19,16 +21,14 @@ from benchmarks._common import (
     finish,
     in_words,
     new_report,
-    percentiles,
     scratch,
-    table,
-    write_good_parts,
+    write_parts,
 )
-from benchmarks._daemon import Daemon, counts
-from inspectord.messages import VerdictMessage
+from benchmarks._daemon import Daemon, counts, print_times, times_ms
 from inspectord.recipe import active_recipe
 
-GOOD_PARTS = 40
+GOOD_PARTS, PARTS = 100, 200
+DEFECT_RATE = 0.1
 SIDE_PX = 256
 FIT_SEED, LINE_SEED = 1, 2
 WARM_UP_S = 1.0  # verdicts left out of the times: first pages, first kernels
@@ -38,16 +38,11 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     """The report as plain data."""
     report = new_report()
     with scratch() as work:
-        good = write_good_parts(work / "good", GOOD_PARTS, SIDE_PX, FIT_SEED)
+        good = write_parts(work / "good", GOOD_PARTS, SIDE_PX, FIT_SEED)
         calibrate("fit", good, "--product", "flange", "--recipes", work / "recipes")
         recipe = active_recipe(work / "recipes", "flange")
-        source = {
-            "kind": "line",
-            "rate_hz": args.rate,
-            "seed": LINE_SEED,
-            "width": SIDE_PX,
-            "height": SIDE_PX,
-        }
+        parts = write_parts(work / "parts", PARTS, SIDE_PX, LINE_SEED, DEFECT_RATE)
+        source = {"kind": "folder", "path": str(parts), "rate_hz": args.rate, "loop": True}
         camera = {"name": "cam1", "recipe": "flange", "source": source, "deadline_ms": args.deadline_ms}
         with Daemon(work, work / "recipes", [camera]) as daemon:
             heard = list(daemon.verdicts(args.seconds + WARM_UP_S))
@@ -64,28 +59,11 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def times_ms(timed: list[tuple[int, VerdictMessage]]) -> dict[str, dict[str, float]]:
-    """Percentiles of overhead and inference over what was inferred, of latency over everything."""
-    latency = [(received_ns - message.t_fetch_ns) / 1e6 for received_ns, message in timed]
-    inferred = [
-        (total, message.inference_ms)
-        for total, (_, message) in zip(latency, timed, strict=True)
-        if message.inference_ms is not None
-    ]
-    return {
-        "overhead": percentiles([total - inference for total, inference in inferred]),
-        "inference": percentiles([inference for _, inference in inferred]),
-        "trigger to verdict": percentiles(latency),
-    }
-
-
 def print_report(report: dict[str, Any]) -> None:
     """For a reader at a terminal."""
     print(f"{in_words(report['settings'])}; seen {report['seen_hz']:.2f} parts/s, {report['timed']} timed")
     print(in_words(report["verdicts"]))
-    times = report["times_ms"]
-    names = list(times["overhead"])
-    table(("ms", *names), [(what, *(values[name] for name in names)) for what, values in times.items()])
+    print_times(report["times_ms"])
 
 
 def main(argv: list[str] | None = None) -> int:
