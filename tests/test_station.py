@@ -196,6 +196,7 @@ def test_a_frame_that_comes_late_is_not_even_started(line):
 def test_an_inference_that_raises_costs_one_part(line):
     line.inspector.raises = True
     line.put(good_frame())
+    line.until(1)
     line.put(good_frame())
     assert seen(line.until(2)) == [("NOT_INSPECTED", "inference_failed"), ("PASS", "within_limit")]
     assert line.inspector.renewed == 1
