@@ -118,7 +118,7 @@ def _as_frame(image: Pixels, spec: RecipeToml) -> Pixels:
     height, width, channels = spec.frame.shape
     if not spec.frame.letterbox or image.shape[2] != channels:
         return image
-    return letterbox(image, width, height).reshape(height, width, channels)
+    return letterbox(image, width, height)
 
 
 def _mask(path: Path, image: Pixels, spec: RecipeToml) -> npt.NDArray[np.bool_]:

@@ -49,8 +49,8 @@ class GoodFrames:
         pixels = read_image(self.frames[index].path)
         if not self.letterboxed:
             return pixels
-        height, width, channels = self.shape
-        return letterbox(pixels, width, height).reshape(height, width, channels)
+        height, width, _ = self.shape
+        return letterbox(pixels, width, height)
 
     @property
     def digest(self) -> str:

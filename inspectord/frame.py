@@ -61,6 +61,7 @@ def letterbox_inner(height: int, width: int, to_height: int, to_width: int) -> t
 
 def letterbox(pixels: Pixels, width: int, height: int) -> Pixels:
     """Scale an image of shape (h, w) or (h, w, c) to fit into width x height, aspect kept, edges repeated."""
+    shape = (height, width, *pixels.shape[2:])
     left, top, inner_w, inner_h = letterbox_inner(pixels.shape[0], pixels.shape[1], height, width)
     if (inner_w, inner_h) != (pixels.shape[1], pixels.shape[0]):
         how = cv2.INTER_AREA if inner_w < pixels.shape[1] else cv2.INTER_LINEAR
@@ -68,4 +69,4 @@ def letterbox(pixels: Pixels, width: int, height: int) -> Pixels:
     padded = cv2.copyMakeBorder(
         pixels, top, height - inner_h - top, left, width - inner_w - left, cv2.BORDER_REPLICATE
     )
-    return np.asarray(padded, np.uint8)
+    return np.asarray(padded, np.uint8).reshape(shape)  # OpenCV drops the axis of a single channel

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 
-from inspectord.errors import FrameError, SourceError, StateError
+from inspectord.errors import FrameError, StateError
 from inspectord.recipe import Recipe
 from inspectord.settings import Camera, FolderSource, GenicamSource, Settings, VideoSource
 from inspectord.sources.files import list_images, read_image
@@ -33,9 +33,11 @@ def check_source(camera: Camera, recipe: Recipe) -> None:
                 f"camera {camera.name}: {first} is {shape}, recipe {recipe.id} needs {wanted} "
                 "(height, width, channels); set letterbox = true for other sizes, or fit on such images"
             )
-    elif isinstance(source, VideoSource) and not source.path.is_file():
-        raise SourceError(f"camera {camera.name}: no video {source.path}; correct path")
-    elif isinstance(source, GenicamSource) and not source.cti.is_file():
-        raise SourceError(
-            f"camera {camera.name}: no GenTL producer {source.cti}; install the camera maker's, correct cti"
-        )
+    elif isinstance(source, VideoSource):
+        from inspectord.sources.video import open_video
+
+        open_video(source.path).release()
+    elif isinstance(source, GenicamSource):
+        from inspectord.sources.device import check_producer
+
+        check_producer(source)

@@ -74,6 +74,22 @@ def test_check_sees_a_source_that_can_not_work(tmp_path, images, says):
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ({"kind": "video", "path": "none.avi"}, "no video file"),
+        ({"kind": "genicam", "cti": "none.cti"}, "no GenTL producer"),
+    ],
+)
+def test_check_tells_a_missing_file_as_run_would(tmp_path, source, says):
+    box = Box(tmp_path)
+    box.add_camera(source)
+    done = box.run("check", "--config", str(box.config_path))
+    assert done.returncode == 69
+    assert says in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_check_sees_a_state_dir_that_can_not_be_written(box, tmp_path):
     (tmp_path / "file").write_text("")
     box.config["state_dir"] = str(tmp_path / "file" / "state")

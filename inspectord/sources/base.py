@@ -80,7 +80,7 @@ def fitted(header: FrameHeader, pixels: Pixels, shape: Shape, boxed: bool = Fals
     Channels are never converted: a grey recipe learnt other values than a colour file holds.
     """
     if boxed and pixels.shape[2] == shape[2] and pixels.shape != shape:
-        pixels = letterbox(pixels, shape[1], shape[0]).reshape(shape)
+        pixels = letterbox(pixels, shape[1], shape[0])
     if pixels.shape == shape:
         return header, pixels
     log.warning(

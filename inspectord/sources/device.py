@@ -24,7 +24,7 @@ class Device:
     """An opened camera; harvesters' own objects stay in here and in the source that uses them."""
 
     def __init__(self, source: GenicamSource) -> None:
-        _check_producer(source)
+        check_producer(source)
         self._harvester = Harvester()
         try:
             self._harvester.add_file(str(source.cti))
@@ -100,7 +100,8 @@ def describe(info: Any) -> str:
     return f"model {known.get('model')!r}, serial {known.get('serial_number')!r}{name} ({known.get('id_')})"
 
 
-def _check_producer(source: GenicamSource) -> None:
+def check_producer(source: GenicamSource) -> None:
+    """Raises SourceError for a .cti that is missing, unreadable or not for this machine."""
     if not source.cti.is_file():
         raise SourceError(
             f"no GenTL producer {source.cti}; install the camera maker's, and set cti to its .cti file"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -28,7 +29,7 @@ class VideoFrames:
         self._read: Item | None = None
 
     def __enter__(self) -> Self:
-        self._video = self._open()
+        self._video = open_video(self._source.path)
         rate_hz = self._source.rate_hz or self._video.get(cv2.CAP_PROP_FPS)
         if not 0 < rate_hz <= 10_000:
             self._video.release()
@@ -52,16 +53,6 @@ class VideoFrames:
         self._count += 1
         return stamped(header), pixels
 
-    def _open(self) -> cv2.VideoCapture:
-        if not self._source.path.is_file():
-            raise SourceError(f"no video file {self._source.path}; check the source's path")
-        video = cv2.VideoCapture(str(self._source.path))
-        if not video.isOpened():
-            raise SourceError(
-                f"OpenCV can't read {self._source.path}; convert it to MJPEG in .avi or H.264 in .mp4"
-            )
-        return video
-
     def _leave_out(self, frames: int) -> None:
         """By decoding them: seeking in a video is not exact with every codec."""
         length = int(self._video.get(cv2.CAP_PROP_FRAME_COUNT))
@@ -73,7 +64,7 @@ class VideoFrames:
         found, image = self._video.read()
         if not found and self._source.loop and self._count > 0:
             self._video.release()
-            self._video = self._open()
+            self._video = open_video(self._source.path)
             found, image = self._video.read()
         if not found:
             self.ended = True
@@ -95,3 +86,13 @@ class VideoFrames:
 def _is_grey(image: Pixels) -> bool:
     blue, green, red = image[:, :, 0], image[:, :, 1], image[:, :, 2]
     return bool((blue == green).all() and (green == red).all())
+
+
+def open_video(path: Path) -> cv2.VideoCapture:
+    """Raises SourceError for a file that is missing or that OpenCV can't read."""
+    if not path.is_file():
+        raise SourceError(f"no video file {path}; check the source's path")
+    video = cv2.VideoCapture(str(path))
+    if not video.isOpened():
+        raise SourceError(f"OpenCV can't read {path}; convert it to MJPEG in .avi or H.264 in .mp4")
+    return video
