@@ -23,6 +23,7 @@ from inspectord.ring import Ring
 from inspectord.settings import Camera
 
 BLIND_AFTER = 10
+SLICE_S = 0.25  # waits are cut, so that the watchdog sees a live thread
 log = structlog.get_logger()
 
 
@@ -115,7 +116,11 @@ class Station:
 
     def _send(self, header: FrameHeader, outcome: Outcome) -> VerdictMessage:
         """Publish, count and journal; what can't be sent as it is goes out as NOT_INSPECTED."""
-        message = self._message(header, outcome)
+        journal = self._outlets.journal
+        decided = message = self._message(header, outcome)
+        begun = journal.begin(decided) if journal.before_publish else None
+        if journal.before_publish and not self._may_go_out(decided, begun, self._deadline_ns(header)):
+            message = self._message(header, not_inspected(Reason.NOT_JOURNALED))
         try:
             self._outlets.publisher.send(message)
         except Exception:
@@ -125,8 +130,23 @@ class Station:
         self.seq = message.seq
         self.counts[message.verdict] += 1
         self._uninspected = self._uninspected + 1 if message.verdict is Verdict.NOT_INSPECTED else 0
-        self._outlets.journal.put(message)
+        if begun is None:
+            journal.put(message)
+        elif message is not decided:
+            journal.correct(message)
         return message
+
+    def _may_go_out(self, message: VerdictMessage, begun: threading.Event | None, deadline_ns: int) -> bool:
+        """No PASS and no REJECT before its row is on the disk; NOT_INSPECTED needs no proof."""
+        on_disk = begun is not None and self._waited_for(begun, deadline_ns)
+        return on_disk or message.verdict is Verdict.NOT_INSPECTED
+
+    def _waited_for(self, on_disk: threading.Event, deadline_ns: int) -> bool:
+        while (left_s := (deadline_ns - time.monotonic_ns()) / 1e9) > 0:
+            self._health.beat(f"inspect-{self.name}")
+            if on_disk.wait(min(left_s, SLICE_S)):
+                return time.monotonic_ns() <= deadline_ns
+        return False
 
     def _message(self, header: FrameHeader, outcome: Outcome) -> VerdictMessage:
         decided_ns = time.monotonic_ns()

@@ -28,6 +28,15 @@ class Kept:
     def __init__(self):
         self.messages, self.journaled, self.rejected = [], [], []
         self.fails = False
+        self.before_publish = False
+        self.put = self.correct = self.journaled.append
+        self.disk = lambda on_disk: on_disk.set()
+
+    def begin(self, message):
+        on_disk = threading.Event()
+        self.journaled.append(message)
+        self.disk(on_disk)
+        return on_disk
 
     def send(self, message):
         if self.fails and message.verdict is Verdict.PASS:
@@ -60,6 +69,12 @@ class Unruly:
             return False
         time.sleep(max(0.0, left_s))
         return self._inspector.wait(1.0)
+
+    def cancel(self):
+        """Ignored, as by a device that hangs."""
+
+    def check(self, result):
+        return self._inspector.check(result)
 
     def renew(self):
         self.renewed += 1
@@ -94,7 +109,7 @@ def line(recipe):
     camera = Camera(name="cam1", recipe="demo", source=LineSource(), deadline_ms=100)
     outlets = Outlets(
         line.kept,
-        SimpleNamespace(put=line.kept.journaled.append),
+        line.kept,
         SimpleNamespace(put=line.kept.rejected.append),
     )
     line.station = Station(camera, ("s1", "0" * 32), line.ring, line.examiner, outlets)
@@ -228,6 +243,7 @@ def test_hanging_again_and_again_asks_for_a_fresh_process(line, monkeypatch):
 def test_a_verdict_that_can_not_be_encoded_goes_out_as_not_inspected_with_the_same_seq(line):
     line.kept.fails = True
     line.put(good_frame())
+    line.until(1)  # telling the error on a console takes longer than a deadline
     line.put(bad_frame())
     messages = line.until(2)
     assert seen(messages) == [("NOT_INSPECTED", "inference_failed"), ("REJECT", "over_limit")]
@@ -324,3 +340,76 @@ def test_at_the_end_nobody_waits_for_a_swap_and_a_running_model_is_left_behind(l
     began_s = time.monotonic()
     assert not line.examiner.swap(line.make())
     assert time.monotonic() - began_s < 0.5
+
+
+def test_before_publish_a_verdict_goes_out_once_its_row_is_on_the_disk(line):
+    line.kept.before_publish = True
+    seen_at_begin = []
+
+    def disk(on_disk):
+        seen_at_begin.append(len(line.kept.messages))
+        threading.Timer(0.03, on_disk.set).start()
+
+    line.kept.disk = disk
+    line.put(good_frame())
+    line.put(bad_frame())
+    good, bad = line.until(2)
+    assert (good.verdict, bad.verdict) == (Verdict.PASS, Verdict.REJECT)
+    assert seen_at_begin == [0, 1]
+    assert line.kept.messages[0][1] - good.t_decided_ns > 25e6
+    assert line.kept.journaled == [good, bad]
+
+
+@pytest.mark.parametrize("frame", [good_frame(), bad_frame()], ids=["good", "bad"])
+def test_before_publish_a_row_that_is_not_on_the_disk_in_time_is_no_verdict(line, frame):
+    """The journal keeps both: what was decided, and last what was published."""
+    line.kept.before_publish = True
+    line.kept.disk = lambda on_disk: None
+    line.put(frame)
+    (message,) = line.until(1)
+    assert seen([message]) == [("NOT_INSPECTED", "not_journaled")]
+    assert 99 <= (line.kept.messages[0][1] - message.t_fetch_ns) / 1e6 < 150
+    time.sleep(0.05)
+    decided, published = line.kept.journaled
+    assert decided.verdict is not Verdict.NOT_INSPECTED
+    assert (published, decided.seq) == (message, message.seq)
+
+
+def test_before_publish_with_a_full_queue_nothing_passes_and_nobody_waits(line):
+    line.kept.before_publish = True
+    line.kept.begin = lambda message: None
+    line.put(good_frame())
+    (message,) = line.until(1)
+    assert seen([message]) == [("NOT_INSPECTED", "not_journaled")]
+    assert line.kept.messages[0][1] - message.t_fetch_ns < 90e6
+    time.sleep(0.05)
+    assert line.kept.journaled == [message]
+
+
+def test_before_publish_a_part_that_was_not_inspected_keeps_its_reason(line):
+    line.kept.before_publish = True
+    line.kept.disk = lambda on_disk: None
+    line.put(status=FrameStatus.INCOMPLETE)
+    assert seen(line.until(1)) == [("NOT_INSPECTED", "incomplete")]
+    time.sleep(0.05)
+    assert len(line.kept.journaled) == 1
+
+
+def test_before_publish_what_can_not_be_sent_is_corrected_in_the_journal(line):
+    line.kept.before_publish = line.kept.fails = True
+    line.put(good_frame())
+    line.until(1)
+    time.sleep(0.05)
+    assert seen(line.kept.journaled) == [("PASS", "within_limit"), ("NOT_INSPECTED", "inference_failed")]
+
+
+def test_before_publish_a_long_wait_for_the_disk_is_no_stuck_thread(line):
+    line.kept.before_publish = True
+    line.kept.disk = lambda on_disk: None
+    line.station._camera = line.station._camera.model_copy(update={"deadline_ms": 800})
+    line.put(good_frame())
+    oldest = 0.0
+    while not line.kept.messages:
+        oldest = max(oldest, line.health.ages_s()["inspect-cam1"])
+        time.sleep(0.01)
+    assert oldest < 0.4
