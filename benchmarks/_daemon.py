@@ -17,6 +17,7 @@ import tomli_w
 import zmq
 
 from benchmarks._common import environment, percentiles, table
+from inspectord.keys import LOCAL, Keys, keygen
 from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, from_table, unpack
 
 START_S = 60.0  # for a daemon to compile and prove its recipe
@@ -34,12 +35,18 @@ class Stamped:
 class Daemon:
     """`inspectord run` in a process of its own; the subscriber is there before it, so it hears every verdict.
 
+    Its messages stay on this machine, so they are plain unless curve asks for keys and encryption.
+
     with Daemon(folder, recipes, [camera]) as daemon:
         for stamped in daemon.listen(seconds=30):
             ...
     """
 
-    def __init__(self, folder: Path, recipes: Path, cameras: list[dict[str, Any]], **more: Any) -> None:
+    def __init__(
+        self, folder: Path, recipes: Path, cameras: list[dict[str, Any]], curve: bool = False, **more: Any
+    ) -> None:
+        keygen(folder / "keys", LOCAL)
+        self._keys = Keys.load(folder / "keys") if curve else None
         self._log_path, self._config_path = folder / "daemon.log", folder / "inspectord.toml"
         self._endpoint = _free_endpoint()
         config = {
@@ -47,6 +54,7 @@ class Daemon:
             "state_dir": str(folder / "state"),
             "recipes_dir": str(recipes),
             "publish": {"verdicts": self._endpoint, "replay": _free_endpoint()},
+            "security": {"mode": "curve" if curve else "plain", "keys_dir": str(folder / "keys")},
             "logging": {"format": "json"},
             "cameras": cameras,
             **more,
@@ -59,6 +67,8 @@ class Daemon:
         self._socket.setsockopt(zmq.RCVHWM, 0)
         self._socket.setsockopt(zmq.RECONNECT_IVL, 10)  # ms; subscribed long before the first frame
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
+        if self._keys is not None:
+            self._keys.apply(self._socket)
         self._socket.connect(self._endpoint)
         command = [sys.executable, "-m", "inspectord", "run", "--config", str(self._config_path)]
         with self._log_path.open("wb") as log:

@@ -1,6 +1,6 @@
 """What the daemon adds to inference: parts at a fixed rate, from the ring to a subscriber.
 
-    python -m benchmarks.overhead [--rate 50] [--seconds 30] [--json FILE]
+    python -m benchmarks.overhead [--rate 50] [--seconds 30] [--curve] [--json FILE]
 
 Pictures of the simulated line, 1 in 10 defective, are replayed at an exact rate; t_fetch is stamped just
 before a frame is copied into the ring. Both ends read one clock: latency = receipt - t_fetch, and
@@ -44,13 +44,18 @@ def benchmark(args: argparse.Namespace) -> dict[str, Any]:
         parts = write_parts(work / "parts", PARTS, SIDE_PX, LINE_SEED, DEFECT_RATE)
         source = {"kind": "folder", "path": str(parts), "rate_hz": args.rate, "loop": True}
         camera = {"name": "cam1", "recipe": "flange", "source": source, "deadline_ms": args.deadline_ms}
-        with Daemon(work, work / "recipes", [camera]) as daemon:
+        with Daemon(work, work / "recipes", [camera], curve=args.curve) as daemon:
             heard = list(daemon.verdicts(args.seconds + WARM_UP_S))
     from_ns = heard[0][0] + round(WARM_UP_S * 1e9)
     timed = [(received_ns, message) for received_ns, message in heard if received_ns >= from_ns]
     span_s = (timed[-1][1].t_fetch_ns - timed[0][1].t_fetch_ns) / 1e9
     return report | {
-        "settings": {"rate_hz": args.rate, "seconds": args.seconds, "deadline_ms": args.deadline_ms},
+        "settings": {
+            "rate_hz": args.rate,
+            "seconds": args.seconds,
+            "deadline_ms": args.deadline_ms,
+            "curve": args.curve,
+        },
         "recipe": {"good_parts": recipe.spec.limits.good_parts, "backbone": recipe.spec.model.backbone},
         "verdicts": counts(message for _, message in heard),
         "timed": len(timed),
@@ -73,6 +78,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--rate", type=float, default=50.0, help="parts a second; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=30.0, help="default: %(default)s")
     parser.add_argument("--deadline-ms", type=float, default=200.0, help="default: %(default)s")
+    parser.add_argument("--curve", action="store_true", help="encrypted, as to gateways; default: plain")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
     report = benchmark(parser.parse_args(argv))
     print_report(report)

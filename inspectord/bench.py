@@ -22,8 +22,9 @@ import tomli_w
 
 from inspectord.client import Client, Heartbeat, Inspected
 from inspectord.errors import SettingsError, StateError
+from inspectord.keys import LOCAL, Keys, keygen
 from inspectord.messages import Verdict, VerdictMessage
-from inspectord.recipe import active_recipe
+from inspectord.prepare import recipe_of
 from inspectord.settings import Camera, Settings
 
 SHARES = (0.25, 0.5, 0.7, 0.8, 0.9, 1.0)  # of what inference alone would allow
@@ -78,6 +79,7 @@ def bench(settings: Settings, camera_name: str | None, seconds: float) -> int:
     with tempfile.TemporaryDirectory(prefix="inspectord-bench-") as folder:
         work = Path(folder)
         _copy_golden(settings, camera, work / "frames")
+        keygen(work / "keys", LOCAL)
         probe = _measure(settings, camera, work, PROBE_HZ, 2.0 + WARM_UP / PROBE_HZ)
         capacity_hz = _capacity_hz(probe, camera)
         print(f"camera {camera.name}, deadline {camera.deadline_ms:g} ms, {seconds:g} s at each rate")
@@ -112,7 +114,7 @@ def _chosen(settings: Settings, name: str | None) -> Camera:
 
 def _copy_golden(settings: Settings, camera: Camera, folder: Path) -> None:
     folder.mkdir()
-    for golden in active_recipe(settings.recipes_dir, camera.recipe).golden():
+    for golden in recipe_of(camera, settings).golden():
         shutil.copy(golden.path, folder)
 
 
@@ -125,7 +127,8 @@ def _measure(settings: Settings, camera: Camera, work: Path, rate_hz: float, sec
     with log_path.open("wb") as log_file:
         daemon = subprocess.Popen(command, stdout=log_file, stderr=subprocess.STDOUT)
     try:
-        with _connected(daemon, config["publish"], log_path) as client:
+        keys = Keys.load(work / "keys") if settings.security.mode == "curve" else None
+        with _connected(daemon, config["publish"], keys, log_path) as client:
             return _count(client, daemon.pid, rate_hz, seconds)
     finally:
         daemon.terminate()
@@ -139,11 +142,13 @@ def _measure(settings: Settings, camera: Camera, work: Path, rate_hz: float, sec
 def _config(settings: Settings, camera: Camera, work: Path, rate_hz: float) -> dict[str, Any]:
     source = {"kind": "folder", "path": str(work / "frames"), "rate_hz": rate_hz, "loop": True}
     inference = settings.inference.model_dump(mode="json", exclude_none=True)
+    security = settings.security.model_dump(mode="json", exclude_none=True)
     return {
         "station": "bench",
         "state_dir": str(work / "state"),
         "recipes_dir": str(settings.recipes_dir),
         "publish": {"verdicts": _free_endpoint(), "replay": _free_endpoint()},
+        "security": security | {"keys_dir": str(work / "keys")},  # keys of its own, of the mode that is used
         "images": settings.images.model_dump(mode="json"),
         "logging": {"format": "json"},
         "inference": {"cache_dir": str(work / "cache")} | inference,
@@ -157,9 +162,11 @@ def _free_endpoint() -> str:
         return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
 
 
-def _connected(daemon: subprocess.Popen[bytes], publish: dict[str, str], log_path: Path) -> Client:
+def _connected(
+    daemon: subprocess.Popen[bytes], publish: dict[str, str], keys: Keys | None, log_path: Path
+) -> Client:
     """A client of the daemon once it answers. Raises StateError with the end of its log where it doesn't."""
-    client = Client(publish["verdicts"], publish["replay"], connect_s=0.5)
+    client = Client(publish["verdicts"], publish["replay"], keys=keys, connect_s=0.5)
     end_s = time.monotonic() + START_S
     while daemon.poll() is None and time.monotonic() < end_s:
         try:

@@ -4,7 +4,7 @@ It subscribes first, then asks for a snapshot, and from there counts: a gap in s
 daemon's replay socket and comes marked historical (the Clone pattern of the ZeroMQ guide, chapter 5).
 Needs pyzmq and the standard library, neither numpy nor OpenVINO.
 
-    with Client("tcp://box:5570", "tcp://box:5571") as client:
+    with Client("tcp://box:5570", "tcp://box:5571", keys=Keys.load("/etc/gateway/keys")) as client:
         for event in client:
             match event:
                 case Inspected(message) if not message.historical: ...
@@ -22,8 +22,9 @@ from typing import Any, TypeAlias
 
 import zmq
 
-from inspectord.ask import Requests
+from inspectord.ask import Requests, connecting
 from inspectord.errors import MessageError, StateError
+from inspectord.keys import Keys
 from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, as_historical, from_table, unpack
 
 MOST_REPLAYED = 20_000  # verdicts fetched for one gap; of a longer absence the older part is a Gap
@@ -78,7 +79,8 @@ Event: TypeAlias = Inspected | Gap | Restart | Silence | Back | Heartbeat
 
 
 class Client:
-    """Not for more than one thread. camera=None takes all cameras of the endpoint.
+    """Not for more than one thread. camera=None takes all cameras of the endpoint; keys=None is for ipc://
+    and for daemons in plain mode.
 
     from_start also gives what this start of the daemon decided before, fetched from it and marked historical.
 
@@ -90,6 +92,7 @@ class Client:
         verdicts: str,
         replay: str,
         *,
+        keys: Keys | None = None,
         camera: str | None = None,
         heartbeat_timeout_ms: float = 1000.0,
         connect_s: float = 5.0,
@@ -97,15 +100,16 @@ class Client:
         from_start: bool = False,
     ) -> None:
         self.boot_id = ""
-        self._verdicts, self._replay = verdicts, replay
+        self._verdicts, self._replay, self._keys = verdicts, replay, keys
         self._camera, self._timeout_ms, self._connect_s = camera, heartbeat_timeout_ms, connect_s
         self._receive_depth, self._from_start = receive_depth, from_start
         self._seen: dict[str, int] = {}  # camera -> last seq given out
         self._events: deque[Event] = deque()
-        self._silent = False
+        self._started = self._silent = False
 
     def __enter__(self) -> Client:
-        self.start()
+        if not self._started:
+            self.start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -122,7 +126,7 @@ class Client:
         """Subscribe, then take the daemon's position; what comes after that is given out."""
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._subscribed()
-        self._requests = Requests(self._context, self._replay)
+        self._requests = Requests(self._context, self._replay, self._keys)
         try:
             state = self._requests.ask({"what": "snapshot"}, self._connect_s)["state"]
         except BaseException:
@@ -132,8 +136,10 @@ class Client:
         if not self._from_start:
             self._seen = {name: camera["last_seq"] for name, camera in state["cameras"].items()}
         self._heard_s = time.monotonic()
+        self._started = True
 
     def close(self) -> None:
+        self._started = False
         self._context.destroy(linger=0)
 
     def next(self, timeout_s: float) -> Event | None:
@@ -150,11 +156,8 @@ class Client:
         return self._events.popleft()
 
     def _subscribed(self) -> zmq.Socket[Any]:
-        socket: zmq.Socket[Any] = self._context.socket(zmq.SUB)
+        socket = connecting(self._context, zmq.SUB, self._keys)
         socket.setsockopt(zmq.RCVHWM, self._receive_depth)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1000)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, 2000)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 6000)
         for topic in ("verdict/", "heartbeat/"):
             socket.setsockopt(zmq.SUBSCRIBE, topic.encode())
         socket.connect(self._verdicts)
@@ -232,11 +235,18 @@ class Client:
         while next_seq is not None:
             request = {"what": "replay", "camera": camera, "boot_id": boot_id}
             try:
-                reply = self._requests.ask(request | {"from_seq": next_seq, "to_seq": last}, 2.0)
+                reply = self._ask_twice(request | {"from_seq": next_seq, "to_seq": last})
             except (StateError, MessageError):
                 return
             yield from (as_historical(from_table(table)) for table in reply["verdicts"])
             next_seq = reply["next_seq"]
+
+    def _ask_twice(self, request: dict[str, Any]) -> dict[str, Any]:
+        """A request is lost where the daemon ends all connections just then."""
+        try:
+            return self._requests.ask(request, 2.0)
+        except StateError:
+            return self._requests.ask(request, 2.0)
 
     def _give(self, message: VerdictMessage) -> None:
         self._seen[message.camera] = message.seq

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import Any
@@ -19,9 +20,14 @@ from inspectord.messages import (
     pack,
     verdict_topic,
 )
+from inspectord.rates import Rates
 from inspectord.settings import Publish
-from inspectord.sockets import bound
+from inspectord.sockets import bound, turn_out
+from inspectord.zap import Gate, peer_of
 
+LISTEN_S, LISTEN_AT_ONCE = 0.02, 200  # one subscription takes libzmq up to 0.1 ms
+# A gateway needs a handful. libzmq keeps them all, in some 100 bytes for each letter of each topic.
+SUBSCRIPTIONS_PER_S, SUBSCRIPTIONS_AT_ONCE, MOST_SUBSCRIPTIONS = 10.0, 200, 10_000
 log = structlog.get_logger()
 
 
@@ -45,15 +51,19 @@ class History:
 class Publisher:
     """One XPUB socket for all cameras' threads. XPUB, because it tells who subscribes."""
 
-    def __init__(self, context: zmq.Context[Any], settings: Publish, cameras: Iterable[str]) -> None:
+    def __init__(
+        self, context: zmq.Context[Any], settings: Publish, cameras: Iterable[str], gate: Gate
+    ) -> None:
         check_encoding(settings.encoding)
         self.histories = {camera: History(settings.replay_depth) for camera in cameras}
         self.subscriptions = 0
         self.send_errors = 0
         self._encoding = settings.encoding
         self._lock = threading.Lock()
+        self._gate, self._epoch = gate, gate.epoch
+        self._rates = Rates(SUBSCRIPTIONS_PER_S, SUBSCRIPTIONS_AT_ONCE)
         with ExitStack() as stack:
-            self._socket = bound(context, zmq.XPUB, settings.verdicts, "publish.verdicts", stack)
+            self._socket = bound(context, zmq.XPUB, settings.verdicts, "publish.verdicts", gate, stack)
             self._opened = stack.pop_all()
 
     def send(self, message: VerdictMessage) -> None:
@@ -69,7 +79,18 @@ class Publisher:
         frames = [heartbeat_topic(table["station"]), pack(table, self._encoding)]
         with self._lock:
             self._send(frames)
-            self._count_subscriptions()
+
+    def listen(self) -> None:
+        """Take in who subscribes, and turn everybody out where one floods us or a key was removed."""
+        with self._lock:
+            for _ in range(LISTEN_AT_ONCE):  # bounded: a flood of subscriptions must not hold the lock
+                try:
+                    self._count(self._socket.recv(zmq.NOBLOCK, copy=False))
+                except zmq.ZMQError:
+                    break
+        if self._epoch != self._gate.epoch:
+            self._epoch = self._gate.epoch
+            turn_out(self._socket, "publish.verdicts", self._lock)
 
     def close(self) -> None:
         with self._lock:
@@ -82,13 +103,14 @@ class Publisher:
             self.send_errors += 1
             log.error("a message was not sent; subscribers will ask for it again", error=str(error))
 
-    def _count_subscriptions(self) -> None:
-        for _ in range(100):  # bounded: a flood of subscriptions must not hold the lock
-            try:
-                change = self._socket.recv(zmq.NOBLOCK)
-            except zmq.ZMQError:
-                return
-            self.subscriptions += {b"\x01": 1, b"\x00": -1}.get(change[:1], 0)
+    def _count(self, change: zmq.Frame) -> None:
+        kind = change.bytes[:1]
+        # libzmq hands on the end of a subscription that never was.
+        self.subscriptions = max(0, self.subscriptions + {b"\x01": 1, b"\x00": -1}.get(kind, 0))
+        if kind == b"\x01" and not self._rates.take(peer := peer_of(change)):
+            self._gate.turn_out(f"{peer} floods us with subscriptions", peer)
+        elif self.subscriptions > MOST_SUBSCRIPTIONS:
+            self._gate.turn_out(f"there are more than {MOST_SUBSCRIPTIONS} subscriptions")
 
 
 class Heart:
@@ -103,9 +125,13 @@ class Heart:
         self._thread = spawn("heartbeat", self._run, health)
 
     def _run(self) -> None:
-        while not self._stopping.wait(self._period_s):
+        due_s = time.monotonic() + self._period_s
+        while not self._stopping.wait(min(LISTEN_S, max(0.0, due_s - time.monotonic()))):
             self._health.beat("heartbeat")
-            self._publisher.send_heartbeat(self._describe())
+            self._publisher.listen()
+            if time.monotonic() >= due_s:
+                due_s = time.monotonic() + self._period_s
+                self._publisher.send_heartbeat(self._describe())
 
     def close(self) -> None:
         """Stops, after one last heartbeat that says so."""

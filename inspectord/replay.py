@@ -6,6 +6,7 @@ Requests and replies are JSON tables, one reply per request, from REQ or DEALER:
     {"what": "replay", "camera": NAME, "boot_id": HEX, "from_seq": N, "to_seq": N}
         boot_id null: this start; to_seq null: to the last one;
         up to CHUNK verdicts, marked historical, in order; ask again from next_seq until that is null
+A reply with "error" may have "retry_after_s": this peer asked too often, and the same request works later.
 """
 
 from __future__ import annotations
@@ -13,24 +14,34 @@ from __future__ import annotations
 import json
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 import structlog
 import zmq
 
-from inspectord.errors import MessageError
+from inspectord.errors import InspectordError
 from inspectord.health import Health, spawn
 from inspectord.journal import read_range
 from inspectord.messages import REPLY_SCHEMA, as_historical, decode, pack, to_table, unpack
 from inspectord.publish import History
+from inspectord.rates import Rates
 from inspectord.settings import Publish
-from inspectord.sockets import bound
+from inspectord.sockets import bound, turn_out
+from inspectord.zap import Gate, peer_of
 
 CHUNK = 256  # verdicts in a reply, which stays well below messages.LARGEST_BYTES
 LARGEST_SEQ = 2**62
+LONGEST_TEXT = 64  # of a camera's name or a boot_id
+# A client that fetches 20,000 missed verdicts asks 80 times, as fast as it is answered.
+REQUESTS_PER_S, REQUESTS_AT_ONCE = 50.0, 200
+TOO_MANY_S, TOO_MANY_AT_ONCE = 0.001, 1000  # a pause after each too many; after so many it is turned out
+TOO_MANY = pack(
+    {"schema": REPLY_SCHEMA, "error": "too many requests; wait and ask again", "retry_after_s": 0.1}
+)
 log = structlog.get_logger()
 
 Table = dict[str, Any]
@@ -52,7 +63,7 @@ class Replayer:
         """The reply to any bytes at all; what is no request is answered with an error."""
         try:
             table = self._answer(unpack(request))
-        except (MessageError, ValueError, sqlite3.Error, OSError) as error:
+        except (InspectordError, ValueError, sqlite3.Error, OSError) as error:
             table = {"error": str(error)[:300]}
         return pack({"schema": REPLY_SCHEMA} | table)
 
@@ -71,9 +82,10 @@ class Replayer:
         return {name: _historical(payload) for name, payload in found.items() if payload is not None}
 
     def _replay(self, request: Table) -> Table:
-        camera, boot_id = str(request.get("camera")), str(request.get("boot_id") or self._boot_id)
+        camera = _text(request.get("camera"), "camera", "")
+        boot_id = _text(request.get("boot_id"), "boot_id", self._boot_id)
         if camera not in self._histories:
-            raise ValueError(f"no camera {camera[:60]!r}; cameras: {', '.join(self._histories)}")
+            raise ValueError(f"no camera {camera!r}; cameras: {', '.join(self._histories)}")
         first = _seq(request.get("from_seq"), "from_seq", 1)
         last = _seq(request.get("to_seq"), "to_seq", LARGEST_SEQ)
         if boot_id == self._boot_id:
@@ -110,12 +122,15 @@ class Replay:
     """The ROUTER socket and its thread."""
 
     def __init__(
-        self, context: zmq.Context[Any], settings: Publish, replayer: Replayer, health: Health
+        self, context: zmq.Context[Any], settings: Publish, replayer: Replayer, gate: Gate, health: Health
     ) -> None:
         self._replayer, self._health = replayer, health
+        self._gate, self._epoch = gate, gate.epoch
+        self._rates = Rates(REQUESTS_PER_S, REQUESTS_AT_ONCE)
+        self._patience = Rates(REQUESTS_PER_S, TOO_MANY_AT_ONCE)
         self._stopping = threading.Event()
         with ExitStack() as stack:
-            self._socket = bound(context, zmq.ROUTER, settings.replay, "publish.replay", stack)
+            self._socket = bound(context, zmq.ROUTER, settings.replay, "publish.replay", gate, stack)
             self._opened = stack.pop_all()
         self._thread = spawn("replay", self._run, health)
 
@@ -129,18 +144,40 @@ class Replay:
                 self._health.beat("replay")
                 if self._socket.poll(200):
                     self._serve()
+                if self._epoch != self._gate.epoch:
+                    self._epoch = self._gate.epoch
+                    turn_out(self._socket, "publish.replay", nullcontext())
 
     def _serve(self) -> None:
         """One request; its envelope (with the empty frame of a REQ) goes back as it came."""
         try:
-            *envelope, request = self._socket.recv_multipart(zmq.NOBLOCK)
-            self._socket.send_multipart([*envelope[:2], self._replayer.answer(request)], zmq.NOBLOCK)
+            *envelope, request = self._socket.recv_multipart(zmq.NOBLOCK, copy=False)
+            reply = self._reply(request)
+            self._socket.send_multipart([*envelope[:2], reply], zmq.NOBLOCK)
         except zmq.ZMQError as error:
             log.warning("a reply was not sent", error=str(error))
+
+    def _reply(self, request: zmq.Frame) -> bytes:
+        peer = peer_of(request)
+        if self._rates.take(peer):
+            return self._replayer.answer(request.bytes)
+        if not self._patience.take(peer):
+            self._gate.turn_out(f"{peer} floods us with requests", peer)
+        # ZeroMQ serves connections in turn: a flood costs the others this pause, and the line nearly nothing.
+        time.sleep(TOO_MANY_S)
+        return TOO_MANY
 
 
 def _historical(payload: bytes) -> Table:
     return to_table(as_historical(decode(payload)))
+
+
+def _text(value: Any, name: str, default: str) -> str:
+    if value is None:
+        return default
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT:
+        raise ValueError(f"{name} is no text of at most {LONGEST_TEXT} characters")
+    return value
 
 
 def _seq(value: Any, name: str, default: int) -> int:

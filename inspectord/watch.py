@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inspectord.client import Back, Client, Event, Gap, Heartbeat, Inspected, Restart, Silence
+from inspectord.keys import Keys
 from inspectord.messages import Verdict, VerdictMessage
 
 COLOURS = {Verdict.PASS: "green", Verdict.REJECT: "bold red", Verdict.NOT_INSPECTED: "bold yellow"}
@@ -94,9 +95,9 @@ def line(event: Event) -> str:
     return ""
 
 
-def watch(verdicts: str, replay: str, camera: str | None) -> int:
+def watch(verdicts: str, replay: str, keys: Keys | None, camera: str | None) -> int:
     """Until Ctrl-C. Raises StateError where no daemon answers."""
-    with Client(verdicts, replay, camera=camera) as client:
+    with Client(verdicts, replay, keys=keys, camera=camera) as client:
         if sys.stdout.isatty():
             _live(client)
         else:

@@ -17,6 +17,7 @@ from helpers_recipe import write_recipe
 
 from inspectord.client import Client, Event, Heartbeat, Inspected
 from inspectord.errors import StateError
+from inspectord.keys import LOCAL, Keys, keygen
 from inspectord.messages import Reason, Verdict, VerdictMessage
 
 REASONS = {
@@ -79,10 +80,13 @@ class Box:
             "state_dir": str(folder / "state"),
             "recipes_dir": str(self.recipes),
             "publish": {"verdicts": free_endpoint(), "replay": free_endpoint()},
+            "security": {"keys_dir": str(folder / "keys")},
             "inference": {"threads": 1},
             "cameras": [],
         }
         self.process: subprocess.Popen[bytes] | None = None
+        keygen(folder / "keys", LOCAL)
+        self.keys = Keys.load(folder / "keys")
 
     def add_camera(
         self, source: dict[str, Any], name: str = "cam1", product: str = "demo", **more: Any
@@ -115,7 +119,8 @@ class Box:
     def connect(self, **more: Any) -> Client:
         """A client, as soon as the daemon answers."""
         publish = self.config["publish"]
-        client = Client(publish["verdicts"], publish["replay"], connect_s=0.3, **more)
+        options = {"keys": self.keys, "connect_s": 0.3} | more
+        client = Client(publish["verdicts"], publish["replay"], **options)
         end_s = time.monotonic() + 20
         while time.monotonic() < end_s:
             try:

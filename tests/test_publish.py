@@ -10,7 +10,8 @@ from inspectord.errors import StateError
 from inspectord.health import Health
 from inspectord.messages import Verdict, decode, unpack
 from inspectord.publish import Heart, History, Publisher
-from inspectord.settings import Publish
+from inspectord.settings import Publish, Security
+from inspectord.zap import Gate
 
 
 @pytest.fixture
@@ -26,8 +27,15 @@ def settings():
 
 
 @pytest.fixture
-def publisher(context, settings):
-    publisher = Publisher(context, settings, ["cam1"])
+def gate(context, settings):
+    gate = Gate(context, Security(mode="plain"), settings, Health())
+    yield gate
+    gate.close()
+
+
+@pytest.fixture
+def publisher(context, settings, gate):
+    publisher = Publisher(context, settings, ["cam1"], gate)
     yield publisher
     publisher.close()
 
@@ -42,6 +50,7 @@ def subscribe(context, settings, topic=b""):
 
 
 def heartbeat(publisher):
+    publisher.listen()
     publisher.send_heartbeat({"station": "s1"})
 
 
@@ -101,24 +110,24 @@ def test_heartbeats_come_on_time_and_the_last_one_says_so(context, settings, pub
         pass
 
 
-def test_a_port_in_use_names_the_endpoint_and_the_next_step(context, settings, publisher):
+def test_a_port_in_use_names_the_endpoint_and_the_next_step(context, settings, publisher, gate):
     with pytest.raises(StateError, match=rf"{settings.verdicts} is in use.*publish\.verdicts"):
-        Publisher(context, settings, ["cam1"])
+        Publisher(context, settings, ["cam1"], gate)
 
 
-def test_an_ipc_path_is_not_stolen(context, tmp_path):
+def test_an_ipc_path_is_not_stolen(context, gate, tmp_path):
     """Without the lock file the second bind succeeds and the first daemon is silent from then on."""
     settings = Publish(verdicts=f"ipc://{tmp_path}/verdicts")
-    first = Publisher(context, settings, ["cam1"])
+    first = Publisher(context, settings, ["cam1"], gate)
     with pytest.raises(StateError, match="in use by another inspectord"):
-        Publisher(context, settings, ["cam1"])
+        Publisher(context, settings, ["cam1"], gate)
     first.close()
-    Publisher(context, settings, ["cam1"]).close()
+    Publisher(context, settings, ["cam1"], gate).close()
 
 
-def test_an_address_that_is_not_ours_is_a_clear_error(context):
+def test_an_address_that_is_not_ours_is_a_clear_error(context, gate):
     with pytest.raises(StateError, match=r"can't bind tcp://192\.0\.2\.1:5570.*publish\.verdicts"):
-        Publisher(context, Publish(verdicts="tcp://192.0.2.1:5570"), ["cam1"])
+        Publisher(context, Publish(verdicts="tcp://192.0.2.1:5570"), ["cam1"], gate)
 
 
 def test_history_keeps_the_newest_and_forgets_the_oldest():

@@ -1,0 +1,50 @@
+"""Memory that grows as inspection does not: libzmq gathers the parts of one message without a limit."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import time
+
+MOST_BYTES, WINDOW_S = 256 << 20, 60.0  # of growth; the history of verdicts fills a thousand times slower
+SETTLE_S = 2.0  # for the connections that are ended, and for their memory to come back
+PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class Growth:
+    """Resident memory within the last WINDOW_S, less what is known to be ours."""
+
+    def __init__(self) -> None:
+        self._base, self._since_s, self._settled_s = resident_bytes(), time.monotonic(), 0.0
+        self._to_trim = False
+
+    def is_suspicious(self, is_ours: bool = False) -> bool:
+        """True once for each MOST_BYTES; what is left of it after SETTLE_S is taken as ours.
+
+        is_ours: a model is being compiled, which may take any amount.
+        """
+        now_s = time.monotonic()
+        if self._to_trim and now_s >= self._settled_s:
+            self._to_trim, self._since_s = False, 0.0
+            # What libzmq freed goes back to the machine; the allocator would keep it (measured: 400 MB a time).
+            ctypes.CDLL(None).malloc_trim(0)
+        now = resident_bytes()
+        if is_ours:
+            self._settled_s = now_s + SETTLE_S
+        if is_ours or now_s < self._settled_s or now_s - self._since_s > WINDOW_S:
+            self._base, self._since_s = now, now_s
+        elif now - self._base > MOST_BYTES:
+            self._settled_s, self._to_trim = now_s + SETTLE_S, True
+            return True
+        return False
+
+
+def resident_bytes() -> int:
+    return int(os.pread(_statm(), 100, 0).split()[1]) * PAGE_BYTES
+
+
+@functools.cache
+def _statm() -> int:
+    """Opened once: in a flood there may be no descriptor left."""
+    return os.open("/proc/self/statm", os.O_RDONLY | os.O_CLOEXEC)
