@@ -113,6 +113,25 @@ def _activate(options: argparse.Namespace) -> int:
     return _now_active(activate(options.recipes_dir, options.product, options.version))
 
 
+def _keygen(options: argparse.Namespace) -> int:
+    from calibrate.sign import PRIVATE, PUBLIC, make_keys
+
+    fingerprint = make_keys(options.folder)
+    print(
+        f"key {fingerprint} is made: keep {options.folder / PRIVATE} secret and off the line; copy "
+        f"{options.folder / PUBLIC} to each box and name it there as security.trusted_key"
+    )
+    return 0
+
+
+def _sign(options: argparse.Namespace) -> int:
+    from calibrate.sign import sign
+
+    recipe, fingerprint = sign(options.recipes_dir, options.product, options.version, options.key)
+    print(f"recipe {recipe.id} ({recipe.hash[:12]}) is signed by {fingerprint}")
+    return 0
+
+
 def _rollback(options: argparse.Namespace) -> int:
     from calibrate.store import rollback
 
@@ -226,6 +245,21 @@ COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
         "make a version the active one, after checking it",
         {"calibrate activate flange 0002": "the daemon runs it from its next reload"},
         flags.add_activate,
+    ),
+    "keygen": (
+        _keygen,
+        "make the key pair with which recipes are signed, for boxes that run only signed ones",
+        {"calibrate keygen keys": "keys/signing.pem signs; keys/signing.pub.pem goes to the boxes"},
+        flags.add_keygen,
+    ),
+    "sign": (
+        _sign,
+        "vouch for a version, after checking it: boxes that trust the key will run it",
+        {
+            "calibrate sign flange 0002 --key keys/signing.pem": "version 0002 of flange; then "
+            "calibrate activate flange 0002",
+        },
+        flags.add_sign,
     ),
     "rollback": (
         _rollback,

@@ -186,3 +186,20 @@ def add_product(parser: argparse.ArgumentParser) -> None:
 def add_activate(parser: argparse.ArgumentParser) -> None:
     add_product(parser)
     parser.add_argument("version", nargs="?", metavar="VERSION", help="as in 0002; default: the newest")
+
+
+def add_keygen(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="for both files; made where it is missing"
+    )
+
+
+def add_sign(parser: argparse.ArgumentParser) -> None:
+    add_activate(parser)
+    parser.add_argument(
+        "--key",
+        type=Path,
+        required=True,
+        metavar="PEM",
+        help="Ed25519 private key: of calibrate keygen, or of openssl genpkey -algorithm ed25519",
+    )

@@ -16,6 +16,7 @@ from calibrate.progress import Progress
 from calibrate.store import active_version, products, versions
 from inspectord.errors import RecipeError
 from inspectord.recipe import Recipe, RecipeToml, load_recipe
+from inspectord.signature import has_library, read_signature
 
 PROVENANCE = "provenance.json"  # for people; outside the recipe's hash
 
@@ -42,6 +43,7 @@ def show_recipe(console: Console, recipe: Recipe) -> None:
         "golden": f"{spec.golden.frames} frames, repeated at every start of the daemon",
         **_provenance(recipe.path),
         "hash": recipe.hash,
+        "signed": _signed(recipe),
         "folder": str(recipe.path),
         "report": str(recipe.path / "report.html"),
     }
@@ -57,7 +59,8 @@ def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> Non
     if not names:
         say(console, f"no recipes in {recipes_dir}; make one with `calibrate fit FOLDER --product NAME`")
         return
-    table = Table("product", "version", "active", "limit", "good parts", "proven", "estimated", box=None)
+    columns = ("product", "version", "active", "limit", "good parts", "proven", "estimated", "signed by")
+    table = Table(*columns, box=None)
     damaged = []
     known = [(product, version) for product in names for version in versions(recipes_dir, product)]
     for product, version in progress.track(known, "checking versions"):
@@ -65,7 +68,7 @@ def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> Non
             cells = _cells(load_recipe(recipes_dir / product / version))
         except RecipeError as error:
             damaged.append(str(error))
-            cells = ["damaged", "", "", ""]
+            cells = ["damaged", "", "", "", ""]
         active = "yes" if active_version(recipes_dir, product) == version else ""
         table.add_row(*(Text(cell) for cell in (product, version, active, *cells)))
     console.print(table)
@@ -76,7 +79,21 @@ def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> Non
 def _cells(recipe: Recipe) -> list[str]:
     limits = recipe.spec.limits
     rates = limits.proven_false_reject_rate, limits.estimated_false_reject_rate
-    return [f"{limits.score:.6g}", f"{limits.good_parts:,}", *map(in_words, rates)]
+    signature = read_signature(recipe.path)
+    signer = "" if signature is None else signature.fingerprint[:16]
+    return [f"{limits.score:.6g}", f"{limits.good_parts:,}", *map(in_words, rates), signer]
+
+
+def _signed(recipe: Recipe) -> str:
+    """By whom, and whether that holds; whom to trust is for the daemon's configuration to say."""
+    signature = read_signature(recipe.path)
+    if signature is None:
+        return "by nobody"
+    if not has_library():
+        return f"by {signature.fingerprint}, not checked: that needs inspectord[signing]"
+    if not signature.fits(recipe.spec.product, recipe.hash):
+        return f"WRONGLY: the signature in the name of {signature.fingerprint} is not of these contents"
+    return f"by {signature.fingerprint}"
 
 
 def _is_active(recipe: Recipe) -> bool:
@@ -118,7 +135,7 @@ def _provenance(path: Path) -> dict[str, str]:
     try:
         known = json.loads((path / PROVENANCE).read_text(encoding="utf-8"))
         return {"fitted": f"{known['fitted']} on {known['host']}, from {known['folders']}"}
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -98,16 +98,22 @@ def activate(recipes_dir: Path, product: str, version: str | None = None) -> Rec
 
     Raises RecipeError where there is no such version or it does not verify; `active` then stays as it was.
     """
-    known = versions(recipes_dir, product)
-    version = known[-1] if version is None else version
-    if version not in known:
-        raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
-    recipe = _load_own(recipes_dir / product / version, product)
+    recipe = owned_version(recipes_dir, product, version)
+    version = recipe.path.name
     with _locked(recipes_dir / product):
         if active_version(recipes_dir, product) != version:
             _point_active(recipes_dir / product, version)
             _record(recipes_dir / product, "activate", version)
     return recipe
+
+
+def owned_version(recipes_dir: Path, product: str, version: str | None = None) -> Recipe:
+    """A product's version (default: the newest), verified. Raises RecipeError where there is no such one."""
+    known = versions(recipes_dir, product)
+    version = known[-1] if version is None else version
+    if version not in known:
+        raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
+    return _load_own(recipes_dir / product / version, product)
 
 
 def rollback(recipes_dir: Path, product: str) -> Recipe:

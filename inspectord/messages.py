@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from enum import StrEnum
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     UNREADABLE = "unreadable"
     CAMERA_LOST = "camera_lost"
     STOPPING = "stopping"
+    NOT_JOURNALED = "not_journaled"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,7 @@ def from_table(table: dict[str, Any]) -> VerdictMessage:
         raise MessageError(f"a verdict with missing or unknown fields: {', '.join(odd[:5])}")
     for name, value in table.items():
         if not _is_right(name, value):
-            raise MessageError(f"a verdict whose {name} is {str(value)[:60]!r}")
+            raise MessageError(f"a verdict whose {name} is {reprlib.repr(value)}")
     boxes = tuple((x, y, width, height) for x, y, width, height in table["boxes"])
     verdict, reason = Verdict(table["verdict"]), Reason(table["reason"])
     return VerdictMessage(**(table | {"boxes": boxes, "verdict": verdict, "reason": reason}))
@@ -197,11 +199,11 @@ def as_historical(message: VerdictMessage) -> VerdictMessage:
 
 def _is_right(name: str, value: Any) -> bool:
     if name in _TEXT:
-        return isinstance(value, str)
+        return _is_text(value)
     if name in _WHOLE:
         return _is_whole(value)
     if name in _REAL or (name in _REAL_OR_NONE and value is not None):
-        return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        return math.isfinite(value) if isinstance(value, float) else _is_whole(value)
     if name in _FLAGS:
         return isinstance(value, bool)
     if name == "verdict":
@@ -218,4 +220,16 @@ def _is_box(value: Any) -> bool:
 
 
 def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    """Of 64 bits: JSON has larger numbers, but neither msgpack nor a PLC has."""
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_text(value: Any) -> bool:
+    """JSON can smuggle in half a surrogate pair, which no terminal, journal or msgpack takes."""
+    if not isinstance(value, str):
+        return False
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -5,9 +5,11 @@ from __future__ import annotations
 import tempfile
 
 from inspectord.errors import FrameError, StateError
+from inspectord.keys import server_keys
 from inspectord.recipe import Recipe
 from inspectord.settings import Camera, FolderSource, GenicamSource, Settings, VideoSource
 from inspectord.sources.files import list_images, read_image
+from inspectord.zap import needs_keys
 
 
 def check_state_dir(settings: Settings) -> None:
@@ -20,6 +22,12 @@ def check_state_dir(settings: Settings) -> None:
             f"can't write to state_dir {settings.state_dir} ({error.strerror}); "
             "check its owner, or choose another"
         ) from error
+
+
+def check_keys(settings: Settings) -> None:
+    """Raises SettingsError where nobody could be let in."""
+    if needs_keys(settings.security, settings.publish):
+        server_keys(settings.security.keys_dir)
 
 
 def check_source(camera: Camera, recipe: Recipe) -> None:

@@ -4,104 +4,49 @@ from __future__ import annotations
 
 import hashlib
 import json
-import tomllib
+import os
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from inspectord.errors import RecipeError
+from inspectord.recipe_spec import FrameSpec, GoldenRow, Limits, RecipeToml
+from inspectord.toml_file import read_toml
+
+if TYPE_CHECKING:
+    from inspectord.signature import TrustedKey
+
+__all__ = [
+    "MARKED",
+    "SCHEMA",
+    "FrameSpec",
+    "GoldenFrame",
+    "Limits",
+    "Recipe",
+    "RecipeToml",
+    "active_recipe",
+    "content_hash",
+    "file_hash",
+    "load_recipe",
+]
 
 SCHEMA = 1
 MARKED = "marked.png"  # the golden frame that no limit should let pass
+LARGEST_SCORES = 16 << 20  # bytes of golden/scores.json
+_GOLDEN_TABLE = TypeAdapter(list[GoldenRow])
+
+Stamp = tuple[int, int, int, int, int]
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+@dataclass(frozen=True, slots=True)
+class GoldenFrame:
+    """A frame and what the compiled graph said of it on the day of fitting."""
 
-
-class FrameSpec(_Part):
-    """The raw frame that the graph takes: uint8 of shape (1, height, width, channels)."""
-
-    width: int = Field(ge=1)
-    height: int = Field(ge=1)
-    pixel_format: Literal["Mono8", "BGR8"]
-    letterbox: bool = False  # fitted on images of mixed sizes, scaled and padded
-
-    @property
-    def channels(self) -> int:
-        return 1 if self.pixel_format == "Mono8" else 3
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.height, self.width, self.channels
-
-
-class RegionSpec(_Part):
-    """Where the score looks: the rectangle roi, less the ignored pixels."""
-
-    roi: tuple[int, int, int, int]  # x, y, width, height in frame pixels
-    ignored_fraction: float = Field(0.0, ge=0, le=1)
-
-
-class TileSpec(_Part):
-    """How the region is cut; the anomaly map has cells of cell_px frame pixels."""
-
-    rows: int = Field(ge=1)
-    columns: int = Field(ge=1)
-    height: int = Field(ge=1)  # of one tile, in scaled pixels
-    width: int = Field(ge=1)
-    overlap: int = Field(ge=0)
-    scale: float = Field(gt=0)  # scaled pixels per frame pixel
-    cell_px: float = Field(gt=0)  # frame pixels per cell of the anomaly map
-
-
-class ModelSpec(_Part):
-    kind: str
-    backbone: str
-    backbone_hash: str
-    layers: tuple[str, ...]
-    parameters: dict[str, bool | int | float | str]
-
-
-class RuntimeSpec(_Part):
-    """The device and precision that the limits were calibrated with."""
-
-    device: str
-    precision: Literal["f32", "bf16", "f16"]
-    openvino: str
-
-
-class Limits(_Part):
-    """score: reject above it. The rates are of good parts; see calibrate.limits for how they are found."""
-
-    score: FiniteFloat  # an infinite limit would pass everything
-    wanted_false_reject_rate: float = Field(gt=0, lt=1)
-    estimated_false_reject_rate: float = Field(ge=0, le=1)
-    proven_false_reject_rate: float = Field(ge=0, le=1)  # upper bound at `confidence`
-    confidence: float = Field(gt=0, lt=1)
-    good_parts: int = Field(ge=2)
-    folds: str  # how the held-out scores were made
-    method: str
-
-
-class GoldenSpec(_Part):
-    frames: int = Field(ge=1)
-    tolerance: float = Field(gt=0, lt=1)  # relative
-
-
-class RecipeToml(_Part):
-    schema_version: int
-    product: str
-    content_hash: str
-    frame: FrameSpec
-    region: RegionSpec
-    tiles: TileSpec
-    model: ModelSpec
-    runtime: RuntimeSpec
-    limits: Limits
-    golden: GoldenSpec
-    files: dict[str, str]  # path inside the recipe -> sha256
+    path: Path
+    score: float
+    tile_scores: tuple[float, ...]
 
 
 class Recipe(BaseModel):
@@ -111,6 +56,7 @@ class Recipe(BaseModel):
 
     path: Path
     spec: RecipeToml
+    stamps: dict[str, Stamp]  # of each file, taken before it was hashed
 
     @property
     def id(self) -> str:
@@ -132,16 +78,32 @@ class Recipe(BaseModel):
         return self.path / "model.xml"
 
     def golden(self) -> list[GoldenFrame]:
-        table = json.loads((self.path / "golden" / "scores.json").read_text(encoding="utf-8"))
-        return [GoldenFrame(path=self.path / "golden" / item.pop("file"), **item) for item in table]
+        """The golden frames, all of them files of this recipe. Raises RecipeError where they are not."""
+        rows = _golden_rows(self.path / "golden" / "scores.json")
+        for row in rows:
+            if f"golden/{row.file}" not in self.spec.files:
+                raise RecipeError(
+                    f"recipe {self.path}: golden frame {row.file!r} is no file of it; fit again"
+                )
+            if len(row.tile_scores) != self.spec.tiles.count:
+                raise RecipeError(
+                    f"recipe {self.path}: golden frame {row.file} has {len(row.tile_scores)} tile scores, "
+                    f"the recipe {self.spec.tiles.count} tiles; fit again"
+                )
+        if len(rows) != self.spec.golden.frames:
+            raise RecipeError(f"recipe {self.path} lacks golden frames; restore it or fit again")
+        return [GoldenFrame(self.path / "golden" / row.file, row.score, row.tile_scores) for row in rows]
 
+    def verified_again(self) -> Recipe:
+        """This recipe, its files hashed again where any was touched since. Raises RecipeError."""
+        touched = any(_stamp(self.path / name) != stamp for name, stamp in self.stamps.items())
+        return self.model_copy(update={"stamps": _verified_files(self.path, self.spec)}) if touched else self
 
-class GoldenFrame(_Part):
-    """A frame and what the compiled graph said of it on the day of fitting."""
-
-    path: Path
-    score: float
-    tile_scores: tuple[float, ...]
+    def check_untouched(self) -> None:
+        """Raises RecipeError where a file was touched since it was verified: what was read is unknown."""
+        for name, stamp in self.stamps.items():
+            if _stamp(self.path / name) != stamp:
+                raise RecipeError(f"{self.path / name} was changed while it was read; restore it and reload")
 
 
 def file_hash(path: Path) -> str:
@@ -156,60 +118,31 @@ def content_hash(table: dict[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def load_recipe(path: Path) -> Recipe:
-    """Read and verify one recipe folder.
+def load_recipe(path: Path, trusted: TrustedKey | None = None) -> Recipe:
+    """Read and verify one recipe folder; with a trusted key, its signature first.
 
-    Raises RecipeError for a missing, newer, damaged or altered recipe, naming the file at fault.
+    Raises RecipeError for a missing, newer, damaged, altered or untrusted recipe, naming the file at fault.
     """
     path = path.resolve()
-    table = _read_toml(path / "recipe.toml")
+    table = _read_table(path / "recipe.toml")
     version = table.get("schema_version")
     if not isinstance(version, int) or version > SCHEMA:
         raise RecipeError(
-            f"recipe {path} has schema {version}, this inspectord reads up to {SCHEMA}; "
+            f"recipe {path} has schema {str(version)[:20]}, this inspectord reads up to {SCHEMA}; "
             "update inspectord on this box, or fit the recipe again here"
         )
     try:
         spec = RecipeToml(**table)
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise RecipeError(f"recipe {path}: {where}: {first['msg']}; restore it or fit again") from error
+        raise RecipeError(f"recipe {path}: {_in_words(error)}; restore it or fit again") from error
     if content_hash(table) != spec.content_hash:
         raise RecipeError(f"{path / 'recipe.toml'} was changed after fitting; restore it or fit again")
-    _verify_files(path, spec)
-    return Recipe(path=path, spec=spec)
+    if trusted is not None:
+        trusted.check(path, spec.product, spec.content_hash)
+    return Recipe(path=path, spec=spec, stamps=_verified_files(path, spec))
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except PermissionError as error:
-        raise RecipeError(f"{path} may not be read by this account; use one that may") from error
-    except OSError as error:
-        raise RecipeError(
-            f"no recipe at {path.parent} ({path.name}: {error.strerror}); "
-            "make one with `calibrate fit`, or list them with `calibrate list`"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is damaged ({error}); restore it or fit again") from error
-
-
-def _verify_files(path: Path, spec: RecipeToml) -> None:
-    for name in ("model.xml", "model.bin", "golden/scores.json"):
-        if name not in spec.files:
-            raise RecipeError(f"recipe {path} does not list {name}; restore it or fit again")
-    for name, expected in spec.files.items():
-        file = (path / name).resolve()
-        if not file.is_relative_to(path):
-            raise RecipeError(f"recipe {path} names {name}, which lies outside it; do not use this recipe")
-        if not file.is_file():
-            raise RecipeError(f"recipe {path} lacks {name}; restore it or fit again")
-        if file_hash(file) != expected:
-            raise RecipeError(f"{file} was changed after fitting; restore it or fit again")
-
-
-def active_recipe(recipes_dir: Path, product: str) -> Recipe:
+def active_recipe(recipes_dir: Path, product: str, trusted: TrustedKey | None = None) -> Recipe:
     """The recipe that `active` points to. Raises RecipeError with the next step."""
     link = recipes_dir / product / "active"
     if not link.is_symlink():
@@ -217,4 +150,73 @@ def active_recipe(recipes_dir: Path, product: str) -> Recipe:
             f"no active recipe for {product!r} in {recipes_dir}; fit one with "
             f"`calibrate fit --product {product} FOLDER` or choose one with `calibrate activate {product}`"
         )
-    return load_recipe(link)
+    recipe = load_recipe(link, trusted)
+    if recipe.spec.product != product:
+        raise RecipeError(
+            f"{recipe.path} is a recipe of {recipe.spec.product!r}, not of {product!r}; move it there, and "
+            f"choose another with `calibrate activate {product}`"
+        )
+    return recipe
+
+
+def _read_table(path: Path) -> dict[str, Any]:
+    try:
+        return read_toml(path)
+    except PermissionError as error:
+        raise RecipeError(f"{path} may not be read by this account; use one that may") from error
+    except OSError as error:
+        raise RecipeError(
+            f"no recipe at {path.parent} ({path.name}: {error.strerror}); "
+            "make one with `calibrate fit`, or list them with `calibrate list`"
+        ) from error
+    except ValueError as error:
+        raise RecipeError(f"{path} is damaged ({error}); restore it or fit again") from error
+
+
+def _in_words(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])[:200]
+    return f"{where}: {first['msg'].removeprefix('Value error, ')}"[:500]
+
+
+def _verified_files(path: Path, spec: RecipeToml) -> dict[str, Stamp]:
+    for name in ("model.xml", "model.bin", "golden/scores.json"):
+        if name not in spec.files:
+            raise RecipeError(f"recipe {path} does not list {name}; restore it or fit again")
+    stamps = {name: _verified(path, name, expected) for name, expected in spec.files.items()}
+    with (path / "model.xml").open("rb") as file:
+        # OpenVINO takes other formats under this name as well, and some of those refer to further files.
+        if file.read(1) != b"<":
+            raise RecipeError(f"{path / 'model.xml'} is no OpenVINO model; restore it or fit again")
+    return stamps
+
+
+def _verified(path: Path, name: str, expected: str) -> Stamp:
+    file = (path / name).resolve()
+    if not file.is_relative_to(path):
+        raise RecipeError(f"recipe {path} names {name}, which lies outside it; do not use this recipe")
+    if not file.is_file():
+        raise RecipeError(f"recipe {path} lacks {name}; restore it or fit again")
+    stamp = _stamp(file)
+    if file_hash(file) != expected:
+        raise RecipeError(f"{file} was changed after fitting; restore it or fit again")
+    return stamp
+
+
+def _stamp(path: Path) -> Stamp:
+    """Which file this is, and when it last changed: only root can set ctime. All zero where there is none."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return 0, 0, 0, 0, 0
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _golden_rows(path: Path) -> list[GoldenRow]:
+    try:
+        with path.open("rb") as file:
+            return _GOLDEN_TABLE.validate_json(file.read(LARGEST_SCORES))
+    except OSError as error:
+        raise RecipeError(f"can't read {path}: {error.strerror}; restore the recipe or fit again") from error
+    except ValidationError as error:
+        raise RecipeError(f"{path} is damaged ({_in_words(error)}); restore it or fit again") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import os
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,8 +16,10 @@ from pydantic_settings import (
 from pydantic_settings import SettingsError as EnvironmentFormatError
 
 from inspectord.errors import SettingsError
+from inspectord.toml_file import read_toml
 
 PREFIX = "INSPECTORD_"
+MOST_FAULTS = 20  # told at once
 SOURCE_KINDS = ("folder", "video", "line", "genicam")
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
@@ -115,9 +116,12 @@ class Publish(Strict):
 
 
 class Journal(Strict):
-    """The verdicts in state_dir/journal.sqlite; the oldest are forgotten above the quota."""
+    """The verdicts in state_dir/journal.sqlite; the oldest are forgotten above the quota or the age."""
 
     quota_mb: int = Field(4000, ge=1)
+    keep_days: float | None = Field(None, gt=0)  # None: as long as the quota allows
+    # before_publish: a verdict goes out only once its row is on the disk, or as NOT_INSPECTED at its deadline
+    durability: Literal["after_publish", "before_publish"] = "after_publish"
 
 
 class Images(Strict):
@@ -125,6 +129,14 @@ class Images(Strict):
 
     save: Literal["rejects", "none"] = "rejects"
     quota_mb: int = Field(2000, ge=1)
+
+
+class Security(Strict):
+    """Who may listen and ask on tcp:// endpoints; ipc:// is guarded by file permissions instead."""
+
+    mode: Literal["curve", "plain"] = "curve"  # plain: neither encrypted nor authenticated
+    keys_dir: Path = Path("/etc/inspectord/keys")  # server.key_secret, and allowed/NAME.key of each client
+    trusted_key: Path | None = None  # PEM, Ed25519: only recipes signed with its private half are run
 
 
 class Logging(Strict):
@@ -146,10 +158,13 @@ class Settings(BaseSettings):
     station: Name = "station1"
     state_dir: Path = Path("/var/lib/inspectord")
     recipes_dir: Path = Path("/var/lib/inspectord/recipes")
+    # At the start; a reload always keeps what runs. last_good: the recipe that last proved itself here.
+    on_broken_recipe: Literal["refuse", "last_good"] = "refuse"
     cameras: list[Camera] = Field(min_length=1)
     publish: Publish = Publish()
     journal: Journal = Journal()
     images: Images = Images()
+    security: Security = Security()
     logging: Logging = Logging()
     inference: Inference = Inference()
 
@@ -178,13 +193,14 @@ def load_settings(path: Path) -> Settings:
     Raises SettingsError naming the file and each wrong key.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path)
     except OSError as error:
         raise SettingsError(
             f"can't read {path}: {error.strerror}; give a readable file with --config"
         ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise SettingsError(f"{path} is not valid TOML: {error}") from error
+    _refuse_private(table, path)
     _refuse_unknown_variables()
     try:
         settings = Settings(**table)
@@ -195,8 +211,17 @@ def load_settings(path: Path) -> Settings:
     return _anchored(settings, path.resolve().parent)
 
 
+def _refuse_private(table: dict[str, Any], path: Path) -> None:
+    """pydantic-settings takes keys with an underscore in front as orders to itself, such as to read argv."""
+    for key in table:
+        if key.startswith("_"):
+            raise SettingsError(f"{path}: {key[:60]} is an unknown key; remove it")
+
+
 def _explain(error: ValidationError) -> str:
-    return "; ".join(_in_words(dict(item)) for item in error.errors())
+    faults = error.errors()
+    more = f"; and {len(faults) - MOST_FAULTS} more" if len(faults) > MOST_FAULTS else ""
+    return "; ".join(_in_words(dict(item))[:500] for item in faults[:MOST_FAULTS]) + more
 
 
 def _in_words(item: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ import cv2
 import genicam
 import numpy as np
 import pytest
+from genicam import gentl
 
 from inspectord.errors import FrameError, SourceError
 from inspectord.frame import FrameHeader, FrameStatus
@@ -166,6 +167,17 @@ def test_an_incomplete_frame_is_not_counted_as_lost_as_well() -> None:
     assert follow.lost_before(12) == []
     follow.skip_one()
     assert follow.lost_before(16) == [14, 15]
+
+
+def test_ids_count_once_two_frames_have_shown_different_ones() -> None:
+    follow = FrameIds()
+    for _ in range(2):  # a producer without ids
+        follow.lost_before(0)
+        follow.skip_one()
+    follow.lost_before(0)
+    assert not follow.counts
+    follow.lost_before(1)
+    assert follow.counts
 
 
 # --- features ---
@@ -483,6 +495,58 @@ def test_an_incomplete_frame_is_one_header_in_its_place() -> None:
         (4, "LOST"),
         (5, "OK"),
     ]
+
+
+def test_a_frame_that_is_delivered_twice_is_one_trigger() -> None:
+    camera = fake_camera([FakeBuffer(1), FakeBuffer(2), FakeBuffer(2), FakeBuffer(3)])
+    assert [header.frame_id for header, _ in fetch(camera, 3)] == [1, 2, 3]
+
+
+def test_the_very_first_frame_may_be_delivered_twice() -> None:
+    camera = fake_camera([FakeBuffer(1), FakeBuffer(1), FakeBuffer(2)])
+    assert [header.frame_id for header, _ in fetch(camera, 2)] == [1, 2]
+
+
+def test_equal_frames_of_a_producer_without_ids_and_times_are_triggers_all_the_same() -> None:
+    buffers = [FakeBuffer(0, timestamp_ns=0) for _ in range(3)]  # in the dark
+    assert len(fetch(fake_camera(buffers), 3)) == 3
+
+
+def test_frames_of_a_camera_whose_ids_are_stuck_are_triggers_all_the_same() -> None:
+    buffers = [FakeBuffer(1), *(FakeBuffer(2, raw_buffer=bytes([grey]) * 32) for grey in (7, 8, 9))]
+    assert [header.frame_id for header, _ in fetch(fake_camera(buffers), 4)] == [1, 2, 2, 2]
+    buffers = [FakeBuffer(1), *(FakeBuffer(2, timestamp_ns=ns) for ns in (5, 6, 7))]
+    assert [header.frame_id for header, _ in fetch(fake_camera(buffers), 4)] == [1, 2, 2, 2]
+
+
+def test_frames_that_came_before_the_camera_was_lost_are_handed_out_first() -> None:
+    buffer = FakeBuffer(4)
+    buffer.parent = SimpleNamespace(queue_buffer=Raising(gentl.InvalidHandleException("gone")))
+    camera = fake_camera([FakeBuffer(1), buffer])
+    assert [header.frame_id for header, _ in fetch(camera, 4)] == [1, 2, 3, 4]
+    with pytest.raises(SourceError, match="camera lost: gone"):
+        camera.next(0.1)
+
+
+class Raising:
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __call__(self, *_: object) -> None:
+        raise self._error
+
+
+def test_a_wall_clock_that_is_set_back_does_not_prolong_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_source(viky(silent_s=60), None) as camera:
+        fetch(camera, 2)
+        camera._device.nodes.AcquisitionStop.execute()
+        while camera.next(0.2) is not None:
+            pass
+        began_s, real = time.monotonic(), time.time
+        # Back by an hour in the middle of the wait, and forward again before the test would hang.
+        monkeypatch.setattr(time, "time", lambda: real() - 3600 * (0.1 < time.monotonic() - began_s < 2.0))
+        assert camera.next(0.2) is None
+        assert time.monotonic() - began_s < 1.0
 
 
 def test_pixels_are_copied_before_the_buffer_is_queued() -> None:

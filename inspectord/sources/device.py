@@ -7,14 +7,19 @@ import ctypes
 import logging
 import os
 import signal
+import time
+from types import SimpleNamespace
 from typing import Any
 
+import harvesters.core
 from genicam import gentl
 from harvesters.core import Harvester, ParameterKey, ParameterSet
 
 from inspectord.errors import SourceError
 from inspectord.settings import GenicamSource
 
+# It times its waits by time.time(): a wall clock set back by an hour made a wait of 0.2 s one of an hour.
+harvesters.core.time = SimpleNamespace(time=time.monotonic, sleep=time.sleep)
 logging.getLogger("harvesters").setLevel(logging.ERROR)  # its warnings come with tracebacks, once a frame
 
 EVENT_WAIT_MS = 20  # longest wait inside the driver, where no signal is seen

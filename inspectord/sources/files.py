@@ -10,9 +10,12 @@ import cv2
 import numpy as np
 
 from inspectord.errors import FrameError, SourceError
-from inspectord.frame import Pixels
+from inspectord.frame import MOST_PIXELS, Pixels
+from inspectord.sources.image_size import JPEG, PNG, declared_size
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff"}
+LARGEST_BYTES = 1 << 30
+MOST_SCANS = 100  # of a progressive JPEG, each a pass over the whole image; encoders write about ten
 
 
 class ImageKindError(FrameError):
@@ -40,32 +43,57 @@ def list_images(folder: Path) -> list[Path]:
 def natural_key(name: str) -> tuple[list[tuple[bool, int, str]], str]:
     """Sorting key that reads digits as numbers; the name itself decides between 1.png and 01.png."""
     parts = re.split(r"(\d+)", name.casefold())
-    return [(part.isdigit(), int(part) if part.isdigit() else 0, part) for part in parts], name
+    # Not isdigit(): it takes in superscripts, which int() does not.
+    return [(part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts], name
 
 
 def read_image(path: Path) -> Pixels:
     """The file's pixels, uint8 of shape (height, width, channels): 1 channel grey, 3 channels BGR.
 
-    Raises FrameError for a file that is unreadable, damaged or cut short, and its kind ImageKindError for
-    more than 8 bits, a palette or real transparency.
+    Raises FrameError for a file that is unreadable, damaged or cut short, or says it has over MOST_PIXELS,
+    and its kind ImageKindError for more than 8 bits, a palette or real transparency.
     """
+    data = _bytes_of(path)
+    _check_header(data, path)
+    end = _png_end(data) if data.startswith(PNG) else None
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise FrameError(
-            f"can't read {path}: {error.strerror}; check the file and its permissions"
-        ) from error
-    if _is_cut(data):
-        raise FrameError(f"{path} is cut short ({len(data)} bytes); copy it again from where it was made")
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and data[25:26] == b"\x03":
-        raise ImageKindError(f"{path} has a palette; convert it to plain grey or RGB first")
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+        image = cv2.imdecode(np.frombuffer(data[:end], np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error:
         image = None
     if image is None:
         raise FrameError(f"{path} is no image that can be decoded; remove it or copy it again")
     return _plain(np.asarray(image), path)
+
+
+def _bytes_of(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_BYTES + 1)
+    except OSError as error:
+        raise FrameError(
+            f"can't read {path}: {error.strerror}; check the file and its permissions"
+        ) from error
+    if len(data) > LARGEST_BYTES:
+        raise FrameError(f"{path} is larger than {LARGEST_BYTES >> 20} MB; remove it")
+    return data
+
+
+def _check_header(data: bytes, path: Path) -> None:
+    """Raises FrameError for what must not be decoded: a small file may ask for any amount of memory."""
+    if _is_cut(data):
+        raise FrameError(f"{path} is cut short ({len(data)} bytes); copy it again from where it was made")
+    size = declared_size(data)
+    if size is None:
+        raise FrameError(f"{path} is no image that can be decoded; remove it or copy it again")
+    if size[0] * size[1] > MOST_PIXELS:
+        raise FrameError(
+            f"{path} says it has {size[0]}x{size[1]} pixels, over {MOST_PIXELS // 1_000_000} million; "
+            "cut it into smaller ones"
+        )
+    if data.startswith(PNG) and data[25:26] == b"\x03":
+        raise ImageKindError(f"{path} has a palette; convert it to plain grey or RGB first")
+    if data.startswith(JPEG) and data.count(b"\xff\xda") > MOST_SCANS:
+        raise FrameError(f"{path} has over {MOST_SCANS} scans; save it as an ordinary JPEG")
 
 
 def _plain(image: np.ndarray, path: Path) -> Pixels:
@@ -85,8 +113,8 @@ def _plain(image: np.ndarray, path: Path) -> Pixels:
 
 def _is_cut(data: bytes) -> bool:
     """True where the end is missing: OpenCV fills the rest of such a PNG or JPEG with grey, silently."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return _png_is_cut(data)
+    if data.startswith(PNG):
+        return _png_end(data) is None
     if data.startswith(b"\xff\xd8"):
         # A thumbnail has its own end mark, but the image's scan starts after it.
         return data.rfind(b"\xff\xd9") < max(data.rfind(b"\xff\xda"), 2)
@@ -95,14 +123,19 @@ def _is_cut(data: bytes) -> bool:
     return False
 
 
-def _png_is_cut(data: bytes) -> bool:
+def _png_end(data: bytes) -> int | None:
+    """Where the last chunk ends; None where one reaches beyond the file.
+
+    OpenCV allocates what a chunk claims to hold before it reads it: up to 4 GB for a file of 69 bytes, also
+    for a chunk behind the last.
+    """
     at = 8
     while at + 12 <= len(data):
-        (size,) = struct.unpack_from(">I", data, at)
-        if data[at + 4 : at + 8] == b"IEND":
-            return False
+        size, kind = struct.unpack_from(">I4s", data, at)
         at += 12 + size
-    return True
+        if kind == b"IEND":
+            return at if at <= len(data) else None
+    return None
 
 
 def _named(suffixes: set[str]) -> str:

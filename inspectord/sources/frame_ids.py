@@ -16,10 +16,14 @@ class FrameIds:
 
     def __init__(self) -> None:
         self._last: int | None = None
+        self._shown: int | None = None  # by the last frame, not worked out for an incomplete one
+        self.counts = False  # the producer's ids have been seen to change
 
     def lost_before(self, frame_id: int) -> list[int]:
         """The ids that should have come since the last frame."""
         last, self._last = self._last, frame_id
+        self.counts = self.counts or self._shown not in (None, frame_id)
+        self._shown = frame_id
         if last is None or frame_id == last:  # equal: a producer without frame ids
             return []
         step = self._step(last, frame_id)

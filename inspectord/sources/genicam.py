@@ -46,6 +46,8 @@ class GenicamFrames:
         self._ids = FrameIds()
         self._trigger_ids = FrameIds() if _counts_triggers(source) else None
         self._items: deque[Item] = deque()
+        self._lost: SourceError | None = None
+        self._last: Item | None = None
         self._triggers = 0
 
     def __enter__(self) -> Self:
@@ -68,11 +70,13 @@ class GenicamFrames:
 
         Raises SourceError where the device went away or a free-running camera fell silent.
         """
-        if not self._items:
+        if not self._items and self._lost is None:
             self._fetch(timeout_s)
         if self._items:
             self._last_s = time.monotonic()
             return self._items.popleft()
+        if self._lost is not None:
+            raise self._lost
         self._check_alive()
         return None
 
@@ -107,7 +111,8 @@ class GenicamFrames:
                 finally:
                     buffer.parent.queue_buffer(buffer)
         except gentl.GenericException as error:
-            raise SourceError(f"camera lost: {error}; check its power and link") from error
+            # Raised by next() once the frames that came before it are handed out.
+            self._lost = SourceError(f"camera lost: {error}; check its power and link")
 
     def _trigger(self) -> None:
         self._triggers += 1
@@ -116,10 +121,29 @@ class GenicamFrames:
     def _add(self, buffer: Any) -> None:
         """Enter a buffer's frame behind the headers of those lost before it; pixels are copied here."""
         header = self._header(buffer)
+        item = self._read(buffer, header)
+        if self._is_copy(item):
+            log.warning("frame %d was delivered twice; its copy is left out", header.frame_id)
+            return
+        self._last = item
         frame_ids, trigger_ids = self._ids.lost_before(header.frame_id), self._missed_triggers(header)
         for frame_id, trigger_id in zip_longest(frame_ids, trigger_ids, fillvalue=-1):
             self._items.append((_faulty(FrameStatus.LOST, frame_id, trigger_id), None))
-        self._items.append(self._read(buffer, header))
+        self._items.append(item)
+
+    def _is_copy(self, item: Item) -> bool:
+        """The frame before, delivered again: one trigger, which must not get a second verdict.
+
+        Id, time and pixels are the same; a new exposure has other noise, where it is not saturated or dark.
+        """
+        (header, pixels), (last, others) = item, self._last or (None, None)
+        if last is None or (header.frame_id, header.exposed_ns) != (last.frame_id, last.exposed_ns):
+            return False
+        if not self._ids.counts and not header.exposed_ns:  # a producer that has neither
+            return False
+        if pixels is None or others is None:
+            return pixels is others
+        return np.array_equal(pixels, others)
 
     def _missed_triggers(self, header: FrameHeader) -> list[int]:
         """Those counted by the camera before this frame's that gave no frame, as those during an exposure."""
