@@ -47,6 +47,12 @@ class StateError(InspectordError):
     exit_code = 73
 
 
+class AccessError(InspectordError):
+    """The rights to write a file of the system are missing."""
+
+    exit_code = 77
+
+
 class MessageError(InspectordError):
     """Bytes that are no message of this version."""
 
@@ -55,5 +61,11 @@ class MessageError(InspectordError):
 
 class FitError(InspectordError):
     """The good frames can't give a recipe."""
+
+    exit_code = 65
+
+
+class JournalError(InspectordError):
+    """A journal is no longer what was written, or can't be read."""
 
     exit_code = 65
