@@ -14,6 +14,7 @@ from typing import Any, Literal, TypeAlias
 import inspectord
 from inspectord.control import CameraLine
 from inspectord.frame import FrameHeader, FrameStatus
+from inspectord.health import backoff_s
 from inspectord.ring import Ring
 from inspectord.settings import Source
 
@@ -22,7 +23,7 @@ State: TypeAlias = Literal["starting", "running", "armed", "lost", "ended"]
 HUNG_S = 2.0  # status comes four times a second; silence for so long is a hung process
 OPEN_LIMIT_S = 30.0  # discovery of GigE devices takes seconds, and says nothing meanwhile
 HEALTHY_S = 30.0  # after so long the back-off starts anew
-BACKOFF_CEILING_S = 10.0
+BURY_S = 0.5  # a killed process is gone within milliseconds, unless a driver holds it in the kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,6 @@ class CameraEvent:
     kind: Literal["starting", "running", "armed", "lost", "ended", "log"]
     text: str = ""
     level: str = "info"  # of a log line: info, warning, error
-
-
-def backoff_s(failures: int) -> float:
-    """Wait before the next start: none after the first failure, then 0.5 s, 1 s, ... up to the ceiling."""
-    return 0.0 if failures <= 1 else min(BACKOFF_CEILING_S, 0.5 * 2.0 ** (failures - 2))
 
 
 class CameraProcess:
@@ -63,26 +59,43 @@ class CameraProcess:
         self._start_at_s = self._heard_s = self._healthy_since_s = 0.0
         self._has_beat = False
         self._told = ""  # by the present process, why it gives up
+        self._dying = self._loss_due = False
+        self._asked_s: float | None = None
 
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
 
+    @property
+    def age_s(self) -> float:
+        """Seconds since the process was last heard."""
+        return time.monotonic() - self._heard_s
+
     def start(self) -> None:
         """Start the process; whether it finds its device comes with poll()."""
+        try:
+            self._spawn()
+        except OSError as error:  # no more processes, descriptors or memory: as if the camera were lost
+            self._told = f"the camera process can't be started ({error.strerror}); free memory or descriptors"
+
+    def _spawn(self) -> None:
         line = CameraLine()
         memory_fd, event_fd = self._ring.fds
         fds = {"--memory-fd": memory_fd, "--event-fd": event_fd, "--control-fd": line.camera_fd}
         command = [sys.executable, "-P", "-m", "inspectord.acquire"]
         for option, fd in fds.items():
             command += [option, str(fd)]
-        self._process = subprocess.Popen(
-            command,
-            pass_fds=tuple(fds.values()),
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-            process_group=0,  # a signal to the daemon's group must not look like a loss of the camera
-        )
+        try:
+            self._process = subprocess.Popen(
+                command,
+                pass_fds=tuple(fds.values()),
+                stdin=subprocess.DEVNULL,
+                env=_environment(),
+                process_group=0,  # a signal to the daemon's group must not look like a loss of the camera
+            )
+        except OSError:
+            line.close()
+            raise
         line.give_away(self._source.model_dump_json())
         self._line = line
         self._heard_s, self._has_beat, self._told = time.monotonic(), False, ""
@@ -90,31 +103,36 @@ class CameraProcess:
     def poll(self) -> list[CameraEvent]:
         """What happened since the last call; also buries a dead or hung process and starts a new one."""
         events: list[CameraEvent] = []
-        if self._process is not None:
+        if self._dying:
+            self._bury(0.0)
+        elif self._process is not None:
             exit_code = self._process.poll()  # before the last packets are read, so that none is missed
             ended = self._hear(events)
             self._judge(exit_code, ended, events)
-        if self._process is None and self.state == "lost" and time.monotonic() >= self._start_at_s:
+        elif self.state == "lost" and time.monotonic() >= self._start_at_s:
             self.restarts += 1
             self.start()
+        if self._process is None and self._told:
+            self._lose(self._told, events)
         return events
 
-    def stop(self, timeout_s: float = 3.0) -> None:
-        """End the process, by asking, by SIGTERM, by SIGKILL; it is gone and reaped afterwards."""
-        if self._process is None:
-            self.state = "ended"
-            return
+    def ask_to_end(self) -> None:
+        """Before stop(), where several cameras shall end at the same time."""
+        self._asked_s = self._asked_s or time.monotonic()
         if self._line is not None:
             self._line.close()
-        for end in (None, signal.SIGTERM):
-            if end is not None:
-                self._process.send_signal(end)
-            try:
-                self._process.wait(timeout_s / 2)
-                break
-            except subprocess.TimeoutExpired:
-                continue
-        self._bury()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        """End the process, by asking, by SIGTERM, by SIGKILL; gone afterwards, or held by the kernel."""
+        self.ask_to_end()
+        assert self._asked_s is not None
+        for share, end in ((0.5, signal.SIGTERM), (1.0, signal.SIGKILL)):
+            if self._process is not None and not self._dying:
+                try:
+                    self._process.wait(max(0.0, self._asked_s + share * timeout_s - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    self._process.send_signal(end)
+        self._bury(BURY_S)
         self.state = "ended"
 
     def _hear(self, events: list[CameraEvent]) -> bool:
@@ -166,35 +184,42 @@ class CameraProcess:
         if healthy and time.monotonic() - self._healthy_since_s >= HEALTHY_S:
             self._failures = 0
         self._failures += 1
-        cut = self._bury()
         if self.state != "lost":
             events.append(CameraEvent("lost", reason, "error"))
-            if not cut:
-                self._ring.put(self._loss())
+            self._loss_due = True
         elif reason != self.last_error:
             events.append(CameraEvent("log", reason, "warning"))
-        self.state, self.last_error = "lost", reason
+        self.state, self.last_error, self._told = "lost", reason, ""
         self._start_at_s = time.monotonic() + backoff_s(self._failures)
+        self._bury(BURY_S)
 
     def _loss(self) -> FrameHeader:
         simulated = self._source.kind != "genicam"
         now_ns = time.monotonic_ns()
         return FrameHeader(FrameStatus.CAMERA_LOST, frame_id=-1, fetched_ns=now_ns, simulated=simulated)
 
-    def _bury(self) -> bool:
+    def _bury(self, limit_s: float) -> None:
         """Kill and reap what may still run, then mend the ring, which only then has no producer.
 
-        True where a frame was cut off in mid-write.
+        A process that a driver holds in the kernel can't be killed: it is buried by a later poll().
         """
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            try:
+                self._process.wait(limit_s)
+            except subprocess.TimeoutExpired:
+                self._dying = True
+                return
             self._process = None
+        self._dying = False
         if self._line is not None:
             self._line.close()
             self._line = None
         self._base = dict(self.counters)
-        return self._ring.recover()
+        cut = self._ring.recover()
+        if self._loss_due and not cut:
+            self._ring.put(self._loss())
+        self._loss_due = False
 
 
 def _environment() -> dict[str, str]:

@@ -6,10 +6,17 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inspectord import __version__
 from inspectord.errors import InspectordError
+from inspectord.journal_cli import add_journal
 
+if TYPE_CHECKING:
+    from inspectord.keys import Keys
+    from inspectord.settings import Publish, Security
+
+DEGRADED, NOT_INSPECTING = 1, 3  # exit codes of `inspectord status`
 DEFAULT_CONFIG = Path("/etc/inspectord/inspectord.toml")
 
 
@@ -47,10 +54,11 @@ def _check(options: argparse.Namespace) -> int:
     check_encoding(settings.publish.encoding)
     print(json.dumps(settings.model_dump(mode="json"), indent=2))
     configure(settings.logging.model_copy(update={"level": "error"}))
-    from inspectord.places import check_source, check_state_dir
+    from inspectord.places import check_keys, check_source, check_state_dir
     from inspectord.prepare import prepare, recipe_of
 
     check_state_dir(settings)
+    check_keys(settings)
     for camera in settings.cameras:
         inspector = prepare(recipe_of(camera, settings), settings)
         recipe = inspector.recipe
@@ -65,15 +73,23 @@ def _check(options: argparse.Namespace) -> int:
 def _watch(options: argparse.Namespace) -> int:
     from inspectord.watch import watch
 
-    return watch(*_endpoints(options), options.camera)
+    publish, security = _connection(options)
+    keys = _keys(options, security, publish.verdicts, publish.replay)
+    return watch(publish.verdicts, publish.replay, keys, options.camera)
 
 
 def _status(options: argparse.Namespace) -> int:
     from inspectord.ask import ask_once
 
-    state = ask_once(_endpoints(options)[1], {"what": "status"})["state"]
+    publish, security = _connection(options)
+    keys = _keys(options, security, publish.replay)
+    state = ask_once(publish.replay, {"what": "status"}, keys=keys)["state"]
     print(json.dumps(state, indent=2))
-    return 0 if state["state"] == "ready" else 1
+    for trouble in state["troubles"]:
+        print(f"inspectord: {trouble}", file=sys.stderr)
+    if state["state"] == "ready":
+        return 0
+    return DEGRADED if state["state"] == "degraded" and state["inspecting"] else NOT_INSPECTING
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -83,18 +99,51 @@ def _bench(options: argparse.Namespace) -> int:
     return bench(load_settings(options.config), options.camera, options.seconds)
 
 
-def _endpoints(options: argparse.Namespace) -> tuple[str, str]:
-    """Where to connect: the flags, else the config file, else the defaults."""
-    from inspectord.settings import Publish, load_settings
+def _keygen(options: argparse.Namespace) -> int:
+    from inspectord.keys import LOCAL, SERVER, keygen
+    from inspectord.settings import Security, load_settings
 
-    publish = load_settings(options.config).publish if options.config else Publish()
+    security = load_settings(options.config).security if options.config else Security()
+    folder = options.keys or security.keys_dir
+    name = options.client or LOCAL
+    for line in keygen(folder, name):
+        print(line)
+    if name != LOCAL:
+        print(f"carry to {name}: {folder / name}.key_secret (then delete it here) and {folder / SERVER}.key")
+    return 0
+
+
+def _install_service(options: argparse.Namespace) -> int:
+    from inspectord.service import install
+
+    install(options.station, options.root, options.prefix, options.dry_run)
+    return 0
+
+
+def _connection(options: argparse.Namespace) -> tuple[Publish, Security]:
+    """Where to connect: the flags, else the config file, else the defaults."""
+    from inspectord.settings import Publish, Security, load_settings
+
+    settings = load_settings(options.config) if options.config else None
+    publish, security = (settings.publish, settings.security) if settings else (Publish(), Security())
     endpoints = options.verdicts or publish.verdicts, options.replay or publish.replay
     # Where a daemon listens on all addresses, this machine's own is one of them.
     verdicts, replay = (
         each.replace("tcp://*:", "tcp://127.0.0.1:").replace("tcp://0.0.0.0:", "tcp://127.0.0.1:")
         for each in endpoints
     )
-    return verdicts, replay
+    return publish.model_copy(update={"verdicts": verdicts, "replay": replay}), security
+
+
+def _keys(options: argparse.Namespace, security: Security, *endpoints: str) -> Keys | None:
+    """Those of this box's own client, or of the folder that was given; none for ipc:// and plain."""
+    from inspectord.keys import Keys
+
+    if all(endpoint.startswith("ipc://") for endpoint in endpoints):
+        return None
+    if options.plain or (options.keys is None and security.mode == "plain"):
+        return None
+    return Keys.load(options.keys or security.keys_dir)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -128,14 +177,46 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "status",
         _status,
-        "print a running daemon's state; exit code 0: ready, 1: not, 73: no answer",
+        "print a running daemon's state; exit code 0: ready, 1: degraded, 3: a camera is not inspected, "
+        "73: no answer",
         "inspectord status --replay tcp://127.0.0.1:5571",
         config=None,
     )
+    keygen = _add(
+        commands,
+        "keygen",
+        _keygen,
+        "make the keys of daemon and client, and let the client in; what exists is kept",
+        "inspectord keygen --config inspectord.toml --client gateway1",
+        config=None,
+    )
+    keygen.add_argument(
+        "--client", metavar="NAME", help="a gateway; default: local, for commands on this box"
+    )
+    _add_install_service(commands)
+    for command in (watch, status, keygen):
+        command.add_argument("--keys", type=Path, metavar="DIR", help="default: security.keys_dir")
     for command in (watch, status):
         command.add_argument("--verdicts", metavar="ENDPOINT", help="default: as configured")
         command.add_argument("--replay", metavar="ENDPOINT", help="default: as configured")
+        command.add_argument("--plain", action="store_true", help="without keys, to a daemon in plain mode")
+    add_journal(commands, DEFAULT_CONFIG)
     return parser
+
+
+def _add_install_service(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    text = "write the systemd unit, account, folders and an example configuration of a station"
+    example = "inspectord install-service station1 --dry-run"
+    parser = commands.add_parser("install-service", help=text, description=text, epilog=f"example: {example}")
+    parser.add_argument("station", metavar="STATION", help="its unit will be inspectord@STATION")
+    parser.add_argument("--dry-run", action="store_true", help="print the files instead of writing them")
+    parser.add_argument(
+        "--prefix", type=Path, metavar="DIR", help="virtual environment to run from; default: this one"
+    )
+    parser.add_argument(
+        "--root", type=Path, default=Path("/"), metavar="DIR", help="of the system to write to; default: /"
+    )
+    parser.set_defaults(command=_install_service)
 
 
 def _add(

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import gc
-import os
-import signal
+import faulthandler
 import sys
 import threading
 import time
 import uuid
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
-import cv2
 import structlog
 import zmq
 
@@ -24,34 +20,22 @@ from inspectord.health import Health, notify, spawn
 from inspectord.images import Images
 from inspectord.journal import Journal
 from inspectord.lane import Lane, wait_for_frames
-from inspectord.messages import HEARTBEAT_SCHEMA
-from inspectord.prepare import prepare, recipe_of, threads_of
+from inspectord.last_good import start_with
+from inspectord.logs import LINES
+from inspectord.pauses import Pauses
+from inspectord.prepare import threads_of
+from inspectord.process import Signals, end_messaging, feed_period_s, leave, tune_process
 from inspectord.publish import Heart, Publisher
 from inspectord.replay import Replay, Replayer
+from inspectord.report import Report
 from inspectord.settings import Settings
 from inspectord.station import Outlets
+from inspectord.zap import Gate
 
 POLL_S = 0.05
-STALE_S = 10.0  # a thread that has not beaten for so long is stuck: the watchdog is no longer fed
 FIRST_FRAME_S = 10.0  # READY waits so long for cameras; one dead camera must not hold up the others
 RELOAD_S = 15.0  # at shutdown, for a reload under way
 log = structlog.get_logger()
-
-
-class Signals:
-    """SIGTERM and SIGINT ask to stop, SIGHUP to reload; handlers only set flags: all else is unsafe there."""
-
-    def __init__(self) -> None:
-        self.stop = self.reload = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_stop)
-        signal.signal(signal.SIGHUP, self._on_reload)
-
-    def _on_stop(self, *_: Any) -> None:
-        self.stop = True
-
-    def _on_reload(self, *_: Any) -> None:
-        self.reload = True
 
 
 class Daemon:
@@ -60,13 +44,13 @@ class Daemon:
     def __init__(self, settings: Settings) -> None:
         self.boot_id = uuid.uuid4().hex
         self._settings = settings
-        self._state = "starting"
-        self._began_s = time.monotonic()
         self._health = Health()
         self._signals = Signals()
         self._lanes: list[Lane] = []
         self._reloading = False
         self._reloader: threading.Thread | None = None
+        self._pauses = Pauses(lambda: all(lane.idle for lane in self._lanes))
+        self._feed_s = feed_period_s()
         self._fed_s = 0.0
 
     def run(self) -> None:
@@ -76,11 +60,11 @@ class Daemon:
             while not self._signals.stop and not all(lane.ended for lane in self._lanes):
                 self._watch()
                 time.sleep(POLL_S)
-        log.info("stopped", boot_id=self.boot_id, **self._totals())
+        log.info("stopped", boot_id=self.boot_id, **self._report.totals)
 
     def _start(self, stack: ExitStack) -> None:
         log.info("starting", version=__version__, boot_id=self.boot_id, station=self._settings.station)
-        _tune_process()
+        tune_process()
         self._own_state_dir(stack)
         self._prove_recipes(stack)
         outlets = self._open_outlets(stack)
@@ -96,30 +80,36 @@ class Daemon:
     def _prove_recipes(self, stack: ExitStack) -> None:
         log.info("loading recipes", threads=threads_of(self._settings))
         for camera in self._settings.cameras:
-            recipe = recipe_of(camera, self._settings)
-            inspector = prepare(recipe, self._settings)
-            lane = Lane(camera, self._settings, inspector, self._health)
+            inspector, rolled_back = start_with(camera, self._settings)
+            lane = Lane(camera, self._settings, inspector, self._health, rolled_back)
             stack.callback(lane.close)
             self._lanes.append(lane)
-        # What lives now lives for ever: the collector need not look at it again, on the hot path.
-        gc.collect()
-        gc.freeze()
+        stack.callback(self._pauses.close)
+        self._pauses.start()
 
     def _open_outlets(self, stack: ExitStack) -> Outlets:
         settings, health = self._settings, self._health
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        stack.callback(context.term)
+        stack.callback(end_messaging, context)
         names = [lane.name for lane in self._lanes]
-        self._publisher = Publisher(context, settings.publish, names)
-        stack.callback(self._publisher.close)
-        journal_path = settings.state_dir / "journal.sqlite"
-        self._journal = Journal(journal_path, settings.journal.quota_mb, health)
-        stack.callback(self._journal.close)
-        self._images = self._open_images(stack)
-        replayer = Replayer(self.boot_id, self._publisher.histories, journal_path, self.describe)
-        stack.callback(Replay(context, settings.publish, replayer, health).close)
-        stack.callback(Heart(self._publisher, settings.publish.heartbeat_ms, self.describe, health).close)
-        return Outlets(self._publisher, self._journal, self._images)
+        gate = Gate(context, settings.security, settings.publish, health)
+        stack.callback(gate.close)
+        publisher = Publisher(context, settings.publish, names, gate)
+        stack.callback(publisher.close)
+        journal = Journal(
+            settings.state_dir / "journal.sqlite",
+            settings.journal.quota_mb,
+            health,
+            keep_days=settings.journal.keep_days,
+            before_publish=settings.journal.durability == "before_publish",
+        )
+        stack.callback(journal.close)
+        outlets = Outlets(publisher, journal, self._open_images(stack))
+        self._report = Report(settings, self.boot_id, self._lanes, outlets, gate, health, self._pauses)
+        replayer = Replayer(self.boot_id, publisher.histories, journal.path, self._report.table)
+        stack.callback(Replay(context, settings.publish, replayer, gate, health).close)
+        stack.callback(Heart(publisher, settings.publish.heartbeat_ms, self._report.table, health).close)
+        return outlets
 
     def _open_images(self, stack: ExitStack) -> Images | None:
         if self._settings.images.save == "none":
@@ -135,11 +125,11 @@ class Daemon:
         wait_for_frames(self._lanes, FIRST_FRAME_S, lambda: self._signals.stop)
 
     def _report_ready(self) -> None:
-        self._state = "ready"
+        self._report.phase = "ready"
         notify("READY=1", f"STATUS=inspecting with {len(self._lanes)} camera(s)")
         publish = self._settings.publish
         log.info(
-            self._state_now(), verdicts=publish.verdicts, replay=publish.replay, cameras=len(self._lanes)
+            self._report.state, verdicts=publish.verdicts, replay=publish.replay, cameras=len(self._lanes)
         )
 
     def _watch(self) -> None:
@@ -151,90 +141,55 @@ class Daemon:
             self._reloader = spawn("reload", self._reload, self._health, watched=False)
         if self._health.failure is not None:
             raise InspectordError(f"{self._health.failure}; see the log above, then start again")
+        self._pauses.poll()
         self._feed_watchdog()
 
     def _feed_watchdog(self) -> None:
-        if time.monotonic() - self._fed_s < 1.0:
+        if time.monotonic() - self._fed_s < self._feed_s:
             return
         self._fed_s = time.monotonic()
-        stale = self._health.stale(STALE_S)
-        if stale:
-            log.error("threads are stuck, the watchdog is not fed", threads=stale)
+        stuck = self._health.stuck()
+        if stuck:
+            log.error("threads are stuck, the watchdog is not fed", threads=stuck)
         else:
-            notify("WATCHDOG=1", f"STATUS={self._state_now()}, {self._totals()}")
+            notify("WATCHDOG=1", f"STATUS={self._report.state}, {self._report.totals}")
 
     def _reload(self) -> None:
         """In a thread of its own: cameras go on with the old recipes meanwhile."""
+        notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             for lane in self._lanes:
                 lane.reload()
         finally:
+            if self._report.phase == "ready":
+                notify("READY=1")
             self._reloading = False
 
     def _finish(self) -> None:
         """Comes first at the end: no more frames, and verdicts for those already in the rings."""
-        self._state = "stopping"
+        self._report.phase = "stopping"
         notify("STOPPING=1")
+        for lane in self._lanes:
+            lane.ask_to_stop()
         for lane in self._lanes:
             lane.stop()
         if self._reloader is not None:
             # A thread that is still compiling must not meet the end of the interpreter.
             self._reloader.join(RELOAD_S)
 
-    def _state_now(self) -> str:
-        if self._state == "ready" and any(lane.needs_help for lane in self._lanes):
-            return "degraded"
-        if self._state == "ready" and (self._journal.failing or self._health.stale(STALE_S)):
-            return "degraded"
-        return self._state
-
-    def _totals(self) -> dict[str, int]:
-        names = ("verdicts", "passed", "rejected", "not_inspected")
-        return {name: sum(lane.totals.get(name, 0) for lane in self._lanes) for name in names}
-
-    def describe(self) -> dict[str, Any]:
-        """The heartbeat's content, also the answer to `inspectord status`."""
-        images = self._images
-        return {
-            "schema": HEARTBEAT_SCHEMA,
-            "station": self._settings.station,
-            "boot_id": self.boot_id,
-            "version": __version__,
-            "state": self._state_now(),
-            "uptime_s": round(time.monotonic() - self._began_s, 1),
-            "heartbeat_ms": self._settings.publish.heartbeat_ms,
-            "subscriptions": self._publisher.subscriptions,
-            "send_errors": self._publisher.send_errors,
-            "journal_backlog": self._journal.backlog,
-            "journal_dropped": self._journal.dropped,
-            "images_backlog": images.backlog if images else 0,
-            "images_dropped": images.dropped if images else 0,
-            "cameras": {lane.name: lane.describe() for lane in self._lanes},
-        }
-
-
-def _tune_process() -> None:
-    # A thread back from inference waits for the interpreter's lock up to one interval; the default is 5 ms.
-    sys.setswitchinterval(0.0005)
-    cv2.setNumThreads(1)  # the cores belong to inference
-
 
 def run_daemon(settings: Settings) -> int:
     """Run to the end; the exit code. Raises InspectordError for all that a user can mend."""
+    faulthandler.enable()  # a watchdog's SIGABRT then leaves every thread's stack in the log
     try:
         Daemon(settings).run()
     except InspectordError as error:
+        LINES.drain()
         if examine.left_behind:
             print(f"inspectord: {error}", file=sys.stderr)
-            _leave(error.exit_code)
+            leave(error.exit_code)
         raise
+    LINES.drain()
     if examine.left_behind:
-        _leave(0)
+        leave(0)
     return 0
-
-
-def _leave(exit_code: int) -> None:
-    """Exit without taking anything apart: destroying a hung model would wait for it for ever."""
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(exit_code)

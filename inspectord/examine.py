@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 import structlog
 
 from inspectord.frame import Frame
-from inspectord.health import Health, spawn
+from inspectord.health import Health, backoff_s, spawn
 from inspectord.inspect import Floats, Inspector
 from inspectord.judge import judge, regions, sure_score
 from inspectord.messages import Box, Reason, Verdict
 from inspectord.recipe import Recipe
 
-HANG_S = 5.0  # an inference that runs longer is given up, with its compiled model
+HANG_S = 2.0  # an inference that runs on so long after its cancellation is given up, with its compiled model
 MOST_HANGS = 3  # then only a fresh process helps
+MOST_FAILURES = 3  # inferences in a row that raise; then the model is compiled afresh
 SLICE_S = 0.25  # waits are cut, so that the watchdog sees a live thread
 log = structlog.get_logger()
 
@@ -50,7 +51,8 @@ class Offer:
 class Examiner:
     """Owned by one thread; only swap() is called from others.
 
-    release(frame) gives a slot back to the ring; remake(recipe) compiles a model afresh after a hang.
+    release(frame) gives a slot back to the ring; remake(recipe) compiles a model afresh, after a hang or
+    where the device was lost, again and again with a back-off until it proves itself.
     """
 
     def __init__(
@@ -64,12 +66,16 @@ class Examiner:
         self.hangs = 0
         self._release, self._remake, self._health = release, remake, health
         self._running: Frame | None = None  # the device reads its slot
-        self._overdue = False  # ... and its verdict is already out
+        self._overdue_ns: int | None = None  # ... and its verdict is already out, since then
         self._started_ns = 0
-        self._lock = threading.Lock()  # of the next three
+        self._failures = 0  # in a row
+        self._remakes = 0  # since an inference went well
+        self._remake_error = ""
+        self._remaker: threading.Thread | None = None
+        self._closed = threading.Event()
+        self._lock = threading.Lock()  # of the next two
         self._inspector: Inspector | None = inspector
         self._offer: Offer | None = None
-        self._closed = False
         self._retired: list[Inspector] = []
 
     @property
@@ -77,9 +83,17 @@ class Examiner:
         return self._running is not None
 
     @property
-    def replacing(self) -> bool:
-        """True after a hang, until the model is compiled afresh."""
-        return self._inspector is None
+    def trouble(self) -> str | None:
+        """Why no frame is inspected at present, or None."""
+        if self._inspector is not None:
+            return None
+        return f"the model is being compiled afresh{self._remake_error and ': ' + self._remake_error}"
+
+    @property
+    def device(self) -> str | None:
+        """Where the model runs, or None while there is none."""
+        inspector = self._inspector
+        return inspector.device if inspector is not None else None
 
     def holds(self, frame: Frame) -> bool:
         """True while the device still reads this frame; its slot is then released by settle()."""
@@ -90,8 +104,7 @@ class Examiner:
         try:
             return self._examine(frame, deadline_ns)
         except Exception:
-            log.exception("inference failed", recipe=self.recipe.id)
-            self._renew()
+            self._on_failure("inference failed")
             return not_inspected(Reason.INFERENCE_FAILED)
 
     def settle(self) -> None:
@@ -100,8 +113,7 @@ class Examiner:
             if self._running is not None:
                 self._finished(0.0)
         except Exception:
-            log.exception("an overdue inference failed", recipe=self.recipe.id)
-            self._renew()
+            self._on_failure("an overdue inference failed")
         if self._running is None:
             self._take_offer()
 
@@ -112,7 +124,7 @@ class Examiner:
         """
         offer = Offer(inspector)
         with self._lock:
-            if self._closed:
+            if self._closed.is_set():
                 return False
             self._offer = offer
         offer.answered.wait(timeout_s)
@@ -125,10 +137,11 @@ class Examiner:
     def close(self) -> None:
         """No more frames: nobody need wait for a swap, and what the device still reads is left to it."""
         with self._lock:
-            self._closed = True
+            self._closed.set()
             if self._offer is not None:
                 self._offer.answered.set()
-        if self._running is not None:
+        compiling = self._remaker is not None and self._remaker.is_alive()
+        if self._running is not None or compiling:  # neither must meet the end of the interpreter
             left_behind.append(self._inspector)
 
     def _take_offer(self) -> None:
@@ -154,12 +167,14 @@ class Examiner:
         inspector.start(frame.slot)
         self._running = frame
         if not self._idle_by(deadline_ns):
-            self._overdue = True
+            self._overdue_ns = time.monotonic_ns()
+            inspector.cancel()  # so that the next frame need not wait for an answer that nobody uses
             return not_inspected(Reason.LATE)
         return self._judged(inspector, (time.monotonic_ns() - self._started_ns) / 1e6)
 
     def _judged(self, inspector: Inspector, inference_ms: float) -> Outcome:
-        result, spec = inspector.result(), inspector.recipe.spec
+        result, spec = inspector.check(inspector.result()), inspector.recipe.spec
+        self._failures = self._remakes = 0
         score = sure_score(result)
         verdict, reason = judge(score, spec.limits.score)
         if verdict is not Verdict.REJECT:
@@ -180,47 +195,74 @@ class Examiner:
     def _finished(self, patience_s: float) -> bool:
         """The running inference is over, well or not; raises what the device raised."""
         assert self._inspector is not None
+        overdue_ns = self._overdue_ns
         try:
             over = self._inspector.wait(min(max(patience_s, 0.0), SLICE_S))
         except Exception:
             self._clear()
-            raise
+            if overdue_ns is None:
+                raise
+            over = True  # cancelled, as asked
         if over:
             self._clear()
-        elif time.monotonic_ns() - self._started_ns > HANG_S * 1e9:
-            self._give_up()
-            raise TimeoutError(f"inference ran longer than {HANG_S} s")
-        return over
+            if overdue_ns is not None:
+                self._inspector.renew()
+        elif overdue_ns is not None and time.monotonic_ns() - overdue_ns > HANG_S * 1e9:
+            self._give_up_hung()
+        return over or self._running is None
 
     def _clear(self) -> None:
         frame, self._running = self._running, None
-        if frame is not None and self._overdue:
+        if frame is not None and self._overdue_ns is not None:
             self._release(frame)
-        self._overdue = False
+        self._overdue_ns = None
 
-    def _renew(self) -> None:
+    def _on_failure(self, what: str) -> None:
+        """Inside an except: log it, and mend what raised: the infer request, then the compiled model."""
+        log.exception(what, recipe=self.recipe.id)
+        self._failures += 1
         if self._inspector is None or self._running is not None:
             return
         try:
             self._inspector.renew()
         except Exception:
-            log.exception("no new infer request")
-            self._give_up()
+            self._failures = MOST_FAILURES
+        if self._failures >= MOST_FAILURES:
+            log.error("inference fails again and again; the model is compiled afresh", recipe=self.recipe.id)
+            self._compile_afresh()
 
-    def _give_up(self) -> None:
+    def _give_up_hung(self) -> None:
         """Leave the hung model behind, never destroyed (that would wait for it), and compile it afresh."""
         self.hangs += 1
         log.error("inference hangs; the model is compiled afresh", recipe=self.recipe.id, hangs=self.hangs)
         left_behind.append(self._inspector)
-        self._inspector = None
-        self._clear()
         if self.hangs > MOST_HANGS:
             self._health.fail(f"inference of {self.recipe.id} hung {self.hangs} times")
-        else:
-            spawn(f"remake-{self.recipe.id}", self._replace, self._health, watched=False)
+        self._clear()
+        self._compile_afresh()
+
+    def _compile_afresh(self) -> None:
+        assert self._inspector is not None
+        with self._lock:
+            self._retired.append(self._inspector)
+            self._inspector = None
+        self._failures = 0
+        self._remake_error = ""
+        self._remaker = spawn(f"remake-{self.recipe.id}", self._replace, self._health, watched=False)
 
     def _replace(self) -> None:
-        fresh = self._remake(self.recipe)
-        with self._lock:
-            if self._inspector is None and self._offer is None:  # else a reload came first
-                self._offer = Offer(fresh)
+        """In a thread of its own, until a model has proven itself or a reload brought another one."""
+        self._retired.clear()  # here, as a device that is lost may take its time over it
+        while not self._closed.wait(backoff_s(self._remakes + 1)) and self._inspector is None:
+            self._remakes += 1
+            try:
+                fresh = self._remake(self.recipe)
+            except Exception as error:
+                if str(error) != self._remake_error:
+                    log.error("the model can't be compiled afresh", recipe=self.recipe.id, error=str(error))
+                self._remake_error = str(error)
+                continue
+            with self._lock:
+                if self._inspector is None and self._offer is None:  # else a reload came first
+                    self._offer = Offer(fresh)
+            return

@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
+MOST_PIXELS = 160_000_000  # of one frame or image; the largest area sensors have 151 million
+
 
 class FrameStatus(IntEnum):
     """Why a header has pixels behind it (OK) or has none (all others)."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import queue
-from collections import deque
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +18,14 @@ import structlog
 from inspectord.errors import StateError
 from inspectord.frame import Pixels
 from inspectord.health import Health, spawn
+from inspectord.image_files import ImageFiles, NoRoomError, prove_writable
 from inspectord.inspect import Floats
 from inspectord.messages import VerdictMessage, to_table
 from inspectord.recipe import RecipeToml
 
 QUEUE_DEPTH = 16  # frames held in memory at most
-NEVER = "never.tmp"
+IDLE_S = 0.5
+STALLED_S = 2.0
 RED, WHITE = (40, 40, 255), (255, 255, 255)
 log = structlog.get_logger()
 
@@ -35,19 +39,34 @@ class RejectedFrame:
 
 
 class Images:
-    """One thread that writes; put() never waits, and counts what it has to drop."""
+    """One thread that writes; put() never waits, and counts what it has to drop.
+
+    Raises StateError where the folder can't be written at the start. Later on `failing` says why images are
+    not getting to the disk, until they do again.
+    """
 
     def __init__(self, folder: Path, quota_mb: int, health: Health) -> None:
         self.dropped = 0
         self.written = 0
         self._folder, self._quota_bytes, self._health = folder, quota_mb << 20, health
         self._queue: queue.Queue[RejectedFrame | None] = queue.Queue(QUEUE_DEPTH)
-        _prove_writable(folder)
+        self._failing: str | None = None
+        self._calling_since_s: float | None = None
+        _prove(folder)
         self._thread = spawn("images", self._run, health)
 
     @property
     def backlog(self) -> int:
         return self._queue.qsize()
+
+    @property
+    def failing(self) -> str | None:
+        """Why images are not saved at present."""
+        since_s = self._calling_since_s
+        stalled_s = time.monotonic() - since_s if since_s is not None else 0.0
+        if stalled_s > STALLED_S:
+            return f"the disk has not answered for {stalled_s:.0f} s"
+        return self._failing
 
     def put(self, rejected: RejectedFrame) -> None:
         try:
@@ -57,59 +76,70 @@ class Images:
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is queued, as far as timeout_s allows."""
-        try:
+        end_s = time.monotonic() + timeout_s
+        with suppress(queue.Full):
             self._queue.put(None, timeout=timeout_s)
-            self._thread.join(timeout_s)
-        except queue.Full:
-            log.error("reject images not written", backlog=self.backlog)
+            self._thread.join(max(0.0, end_s - time.monotonic()))
+        if self._thread.is_alive():
+            log.error("reject images not written", backlog=self.backlog, reason=self.failing)
 
     def _run(self) -> None:
         # Encoding competes with inference for the cores; the line's verdicts come first.
         os.setpriority(os.PRIO_PROCESS, 0, 10)
-        kept = _kept_files(self._folder)
-        total = sum(size for _, size in kept)
+        files = ImageFiles(self._folder, self._quota_bytes)
+        self._attempt(files.look)
         while True:
             self._health.beat("images")
             try:
-                rejected = self._queue.get(timeout=0.5)
+                rejected = self._queue.get(timeout=IDLE_S)
             except queue.Empty:
+                if self._failing is not None:
+                    self._attempt(files.probe)  # rejects may be rare; the disk is asked without one
                 continue
             if rejected is None:
                 return
-            total = self._save(rejected, kept, total)
+            self._save(rejected, files)
 
-    def _save(self, rejected: RejectedFrame, kept: deque[tuple[Path, int]], total: int) -> int:
-        """Write one reject's three files, the oldest deleted first; the bytes now kept."""
-        try:
-            files = _files_of(rejected)
-            needed = sum(len(data) for _, data in files)
-            while kept and total + needed > self._quota_bytes:
-                path, size = kept.popleft()
-                path.unlink(missing_ok=True)
-                total -= size
-                _remove_if_empty(path.parent, self._folder)
-            if needed > self._quota_bytes:
-                self._drop(rejected.message, "larger than images.quota_mb")
-                return total
-            for name, data in files:
-                path = self._folder / name
-                _write_atomically(path, data)
-                kept.append((path, len(data)))
-                total += len(data)
+    def _save(self, rejected: RejectedFrame, files: ImageFiles) -> None:
+        if self._attempt(lambda: files.add(_files_of(rejected))):
             self.written += 1
-        except (OSError, cv2.error) as error:
-            self._drop(rejected.message, str(error))
-        return total
+        else:
+            self._drop(rejected.message, self._failing or "")
+
+    def _attempt(self, work: Callable[[], None]) -> bool:
+        """Whether it was done; if not, `failing` says why."""
+        try:
+            with self._disk_call():
+                work()
+        except (OSError, NoRoomError, cv2.error) as error:
+            self._failing = str(error)
+            return False
+        if self._failing is not None:
+            log.warning("reject images are saved again", dropped=self.dropped)
+            self._failing = None
+        return True
+
+    @contextmanager
+    def _disk_call(self) -> Iterator[None]:
+        """A disk that stalls is told by `failing`: a watchdog's restart would stop the line, not mend it."""
+        self._calling_since_s = time.monotonic()
+        self._health.excuse("images")
+        try:
+            yield
+        finally:
+            self._calling_since_s = None
+            self._health.beat("images")
 
     def _drop(self, message: VerdictMessage, reason: str) -> None:
+        if self.dropped % 1000 == 0:  # the first, and then few: a log on a full disk must not fill it
+            log.error(
+                "reject image not saved",
+                camera=message.camera,
+                seq=message.seq,
+                reason=reason,
+                dropped=self.dropped + 1,
+            )
         self.dropped += 1
-        log.error(
-            "reject image not saved",
-            camera=message.camera,
-            seq=message.seq,
-            reason=reason,
-            dropped=self.dropped,
-        )
 
 
 def overlay(rejected: RejectedFrame) -> Pixels:
@@ -174,37 +204,9 @@ def _encoded(kind: str, pixels: Pixels, parameters: list[int]) -> bytes:
     return bytes(cv2.imencode(kind, pixels, parameters)[1])
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".tmp")
-    unfinished.write_bytes(data)
-    unfinished.replace(path)
-
-
-def _kept_files(folder: Path) -> deque[tuple[Path, int]]:
-    """Files and sizes below folder, oldest first; what a crash left unfinished is removed."""
-    found = []
-    for path in folder.rglob("*_*.*"):
-        if path.suffix == ".tmp":
-            path.unlink(missing_ok=True)
-        elif path.is_file():
-            status = path.stat()
-            found.append((status.st_mtime_ns, str(path), status.st_size))
-    return deque((Path(name), size) for _, name, size in sorted(found))
-
-
-def _remove_if_empty(folder: Path, top: Path) -> None:
-    while folder != top and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
-
-
-def _prove_writable(folder: Path) -> None:
+def _prove(folder: Path) -> None:
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / NEVER
-        probe.write_bytes(b"")
-        probe.unlink()
+        prove_writable(folder)
     except OSError as error:
         raise StateError(
             f"can't write to {folder} ({error.strerror}); check its owner and mount, change state_dir, "

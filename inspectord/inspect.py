@@ -19,6 +19,9 @@ from inspectord.recipe import Recipe
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 
+OUTPUTS = ("score", "tile_scores", "anomaly_map")
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
     """What the graph says of one frame; the arrays are valid until the next start."""
@@ -39,6 +42,7 @@ class Inspector:
         precision = recipe.spec.runtime.precision
         self._compiled = compile_model(recipe.model_path, self.device, precision, threads, cache_dir)
         self._request = self._compiled.create_infer_request()
+        self._shapes = {name: tuple(self._compiled.output(name).shape) for name in OUTPUTS}
         self._slots: list[ov.Tensor] = []
 
     def bind(self, slots: Sequence[Pixels]) -> None:
@@ -54,8 +58,12 @@ class Inspector:
         """True once the graph has finished; raises what the device raised."""
         return bool(self._request.wait_for(max(0, int(timeout_s * 1000))))
 
+    def cancel(self) -> None:
+        """Ask the device to stop early; wait() tells when it has, by raising."""
+        self._request.cancel()
+
     def renew(self) -> None:
-        """A fresh infer request from the same compiled graph, after one that raised."""
+        """A fresh infer request from the same compiled graph, after one that raised or was cancelled."""
         self._request = self._compiled.create_infer_request()
 
     def result(self) -> Result:
@@ -64,6 +72,15 @@ class Inspector:
             tile_scores=self._output("tile_scores"),
             anomaly_map=self._output("anomaly_map"),
         )
+
+    def check(self, result: Result) -> Result:
+        """The result, if it is whole. Raises FrameError where its shapes are not the graph's."""
+        for name, found in (("tile_scores", result.tile_scores), ("anomaly_map", result.anomaly_map)):
+            if found.shape != self._shapes[name]:
+                raise FrameError(
+                    f"{self.device} gave {name} of shape {found.shape}, not {self._shapes[name]}"
+                )
+        return result
 
     def score(self, pixels: Pixels) -> Result:
         """Score one frame of the recipe's shape (height, width, channels); blocks."""
@@ -127,6 +144,8 @@ def check_golden(inspector: Inspector) -> float:
         result = inspector.score(read_image(frame.path))
         found = np.array([result.score, *result.tile_scores], np.float64)
         stored = np.array([frame.score, *frame.tile_scores], np.float64)
+        if found.shape != stored.shape:
+            raise ParityError(f"recipe {recipe.id}: its model has other tiles than recipe.toml; fit again")
         # Of tiles that score next to nothing only rounding is left, which may differ and decides nothing.
         scale = np.maximum(np.abs(stored), 0.01 * recipe.spec.limits.score)
         difference = float(np.max(np.abs(found - stored) / scale))

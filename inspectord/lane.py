@@ -13,7 +13,8 @@ from inspectord.errors import InspectordError, RecipeError
 from inspectord.examine import Examiner
 from inspectord.health import Health
 from inspectord.inspect import Inspector
-from inspectord.prepare import prepare, recipe_of
+from inspectord.last_good import remember
+from inspectord.prepare import prepare, recipe_of, revive
 from inspectord.recipe import Recipe
 from inspectord.ring import Ring
 from inspectord.settings import Camera, Settings
@@ -26,9 +27,17 @@ log = structlog.get_logger()
 class Lane:
     """Made of an inspector that has proven itself; close() leaves no process and no memory behind."""
 
-    def __init__(self, camera: Camera, settings: Settings, inspector: Inspector, health: Health) -> None:
+    def __init__(
+        self,
+        camera: Camera,
+        settings: Settings,
+        inspector: Inspector,
+        health: Health,
+        rolled_back: str | None = None,
+    ) -> None:
         self.name = camera.name
         self.reload_error: str | None = None
+        self._rolled_back = rolled_back  # why it is not the active recipe that runs
         self._camera, self._settings, self._health = camera, settings, health
         self._ring = Ring.create(camera.ring_slots, inspector.recipe.spec.frame.shape)
         self._slots = [self._ring.slot(index) for index in range(camera.ring_slots)]
@@ -36,6 +45,7 @@ class Lane:
         self._examiner = Examiner(inspector, self._ring.release, self._remake, health)
         self._process = CameraProcess(camera.name, camera.source, self._ring)
         self._station: Station | None = None
+        remember(camera.name, inspector.recipe, settings.state_dir)
 
     @property
     def state(self) -> str:
@@ -46,9 +56,31 @@ class Lane:
         return self._process.state == "ended"
 
     @property
-    def needs_help(self) -> bool:
-        troubled = self._process.state in ("starting", "lost") or self._examiner.replacing
-        return troubled or (self._station is not None and self._station.blind)
+    def inspects(self) -> bool:
+        """False where no part of this camera can be inspected at present."""
+        return self._process.state not in ("starting", "lost") and self._examiner.trouble is None
+
+    @property
+    def idle(self) -> bool:
+        """No part waits for its verdict."""
+        return not self._examiner.busy and self._ring.is_empty
+
+    @property
+    def troubles(self) -> list[str]:
+        """Why this lane needs a person, in words; empty where it is well."""
+        found = [self._camera_trouble(), self._examiner.trouble, self._rolled_back]
+        wanted = self._settings.inference.device or self._examiner.recipe.spec.runtime.device
+        if self._examiner.device not in (None, wanted):
+            found.append(f"{wanted} is lost, the model runs on {self._examiner.device}")
+        if self._station is not None and self._station.blind:
+            found.append("none of the last parts could be inspected; see their reasons")
+        if self.reload_error is not None:
+            found.append(f"reload refused: {self.reload_error}")
+        return [f"camera {self.name}: {each}" for each in found if each]
+
+    @property
+    def camera_age_s(self) -> float:
+        return self._process.age_s
 
     @property
     def totals(self) -> dict[str, int]:
@@ -63,6 +95,10 @@ class Lane:
         """Hear from the camera."""
         for event in self._process.poll():
             self._tell(event)
+
+    def ask_to_stop(self) -> None:
+        """Before stop(), so that all cameras end at the same time."""
+        self._process.ask_to_end()
 
     def stop(self) -> None:
         """No more frames; those in the ring get their verdicts."""
@@ -82,7 +118,7 @@ class Lane:
                 log.info("recipe unchanged", camera=self.name, recipe=recipe.id)
             else:
                 self._swap(recipe)
-            self.reload_error = None
+            self.reload_error = self._rolled_back = None
         except Exception as error:
             self.reload_error = str(error)
             log.error(
@@ -100,12 +136,21 @@ class Lane:
                 f"recipe {recipe.id} needs frames {shape}, camera {self.name} runs with "
                 f"{self._ring.frame_shape}; restart the daemon to change the frame size"
             )
-        if not self._examiner.swap(prepare(recipe, self._settings, self._slots)):
+        with self._health.load():
+            inspector = prepare(recipe, self._settings, self._slots)
+        if not self._examiner.swap(inspector):
             raise RecipeError(f"recipe {recipe.id} was not taken over in time; reload again")
+        remember(self.name, recipe, self._settings.state_dir)
         log.info("recipe changed", camera=self.name, old=old.id, new=recipe.id, hash=recipe.hash[:12])
 
     def _remake(self, recipe: Recipe) -> Inspector:
-        return prepare(recipe, self._settings, self._slots)
+        with self._health.load():
+            return revive(recipe, self._settings, self._slots)
+
+    def _camera_trouble(self) -> str | None:
+        if self._process.state not in ("starting", "lost"):
+            return None
+        return f"{self._process.state}: {self._process.last_error or 'no frame yet'}"
 
     def _tell(self, event: CameraEvent) -> None:
         level = {"info": log.info, "warning": log.warning, "error": log.error}[event.level]
@@ -116,6 +161,8 @@ class Lane:
         process = self._process
         return {
             "state": process.state,
+            "age_ms": round(process.age_s * 1000),
+            "device": self._examiner.device,
             "pid": process.pid,
             "restarts": process.restarts,
             "last_error": process.last_error or None,

@@ -14,6 +14,7 @@ from inspectord.frame import Pixels
 from inspectord.inspect import Inspector, check_golden
 from inspectord.recipe import Recipe, active_recipe
 from inspectord.settings import Camera, Settings
+from inspectord.signature import TrustedKey
 
 WARM_UPS = 3  # the first runs allocate and pick kernels
 log = structlog.get_logger()
@@ -26,17 +27,27 @@ def threads_of(settings: Settings) -> int:
 
 def recipe_of(camera: Camera, settings: Settings) -> Recipe:
     """The camera's active recipe, verified. Raises RecipeError with the next step."""
-    return active_recipe(settings.recipes_dir, camera.recipe)
+    return active_recipe(settings.recipes_dir, camera.recipe, trusted_key(settings))
 
 
-def prepare(recipe: Recipe, settings: Settings, slots: Sequence[Pixels] = ()) -> Inspector:
+def trusted_key(settings: Settings) -> TrustedKey | None:
+    """The key that recipes must be signed with, if any. Raises SettingsError where it can't be used."""
+    path = settings.security.trusted_key
+    return None if path is None else TrustedKey(path)
+
+
+def prepare(
+    recipe: Recipe, settings: Settings, slots: Sequence[Pixels] = (), device: str | None = None
+) -> Inspector:
     """Compile, warm up, repeat the golden scores, and bind to the ring's slots.
 
-    Raises RecipeError where the graph can't run here, ParityError where it scores otherwise than when fitted.
+    device: instead of the settings' one. Raises RecipeError where the graph can't run here, ParityError where
+    it scores otherwise than when fitted.
     """
     began_s = time.monotonic()
+    recipe = recipe.verified_again()
     inference = settings.inference
-    inspector = Inspector(recipe, inference.device, threads_of(settings), inference.cache_dir)
+    inspector = Inspector(recipe, device or inference.device, threads_of(settings), inference.cache_dir)
     blank = np.zeros(recipe.spec.frame.shape, np.uint8)
     try:
         for _ in range(WARM_UPS):
@@ -50,6 +61,22 @@ def prepare(recipe: Recipe, settings: Settings, slots: Sequence[Pixels] = ()) ->
     inspector.bind(slots)
     if recipe.is_blind:
         log.warning("this recipe passes even its marked golden frame: it finds no defects", recipe=recipe.id)
+    recipe.check_untouched()
     took_s = round(time.monotonic() - began_s, 2)
     log.info("recipe ready", recipe=recipe.id, hash=recipe.hash[:12], golden_difference=worst, took_s=took_s)
     return inspector
+
+
+def revive(recipe: Recipe, settings: Settings, slots: Sequence[Pixels]) -> Inspector:
+    """After a failure: the configured device again, else the one that the limits were calibrated with.
+
+    Never any other: its scores would meet limits that are not theirs. Raises RecipeError.
+    """
+    configured, calibrated = settings.inference.device, recipe.spec.runtime.device
+    try:
+        return prepare(recipe, settings, slots)
+    except (RecipeError, RuntimeError) as error:
+        if configured in (None, calibrated):
+            raise
+        log.error("falling back", recipe=recipe.id, lost=configured, device=calibrated, error=str(error))
+        return prepare(recipe, settings, slots, calibrated)

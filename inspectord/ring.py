@@ -166,6 +166,11 @@ class Ring:
                 return frame
             await_event(self.fds[1], left_s)
 
+    @property
+    def is_empty(self) -> bool:
+        """True where every frame that was entered has been taken."""
+        return bool(self._control["taken"][0] == self._control["written"][0])
+
     def release(self, frame: Frame) -> None:
         """Free a taken frame's slot. Never waits long: what can't be freed now is freed by the next call."""
         if frame.slot is not None:
@@ -204,7 +209,7 @@ class Ring:
             os.close(fd)
 
     def _take_now(self, patience_s: float) -> Frame | None:
-        if self._control["taken"][0] == self._control["written"][0]:
+        if self.is_empty:
             return None
         try:
             with self._lock.held(patience_s):

@@ -1,6 +1,7 @@
 """What the daemon may import, what may import it, and that it runs where the rest is not installed."""
 
 import ast
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,26 @@ def test_the_daemon_runs_where_torch_and_the_terminal_views_are_not_installed(tm
     said = python(BLOCK.format(blocked={*UNWANTED, "rich", "tomli_w", "msgpack"}) + run)
     assert said.endswith("\n0")
     assert '"verdicts": 3' in said
+
+
+@pytest.mark.parametrize("module", ["inspectord.daemon", "calibrate.fit"])
+def test_importing_openvino_reports_nothing_to_anyone(module, tmp_path):
+    """Without inspectord/__init__.py's line openvino keeps an id in the home folder and calls its maker."""
+    code = (
+        f"import os, sys, {module}; import openvino\n"
+        "assert sys.modules['openvino_telemetry'] is None\n"
+        f"print(os.listdir({str(tmp_path)!r}))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        timeout=60,
+        env=os.environ | {"HOME": str(tmp_path)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "intel" not in done.stdout
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "inspectord").rglob("*.py")), ids=lambda path: path.stem)

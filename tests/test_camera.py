@@ -14,8 +14,9 @@ import genicam
 import pytest
 from helpers_camera import ROOT, Watch, is_alive, pixels_of, write_image
 
-from inspectord.camera import CameraProcess, backoff_s
+from inspectord.camera import CameraProcess
 from inspectord.frame import FrameHeader, FrameStatus
+from inspectord.health import backoff_s
 from inspectord.ring import Ring
 from inspectord.settings import FolderSource, GenicamSource, LineSource, Source
 

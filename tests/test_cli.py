@@ -16,7 +16,7 @@ from inspectord import __version__
 from inspectord.cli import _parser, main
 from inspectord.messages import Verdict
 
-COMMANDS = ["run", "check", "watch", "status", "bench"]
+COMMANDS = ["run", "check", "watch", "status", "bench", "install-service", "keygen"]
 
 
 @pytest.fixture
@@ -109,7 +109,8 @@ def test_status_of_a_running_and_of_an_absent_daemon(box):
     running = box.run("status", "--config", config)
     assert running.returncode == 0
     assert json.loads(running.stdout)["state"] == "ready"
-    by_address = box.run("status", "--replay", box.config["publish"]["replay"])
+    keys = str(box.folder / "keys")
+    by_address = box.run("status", "--replay", box.config["publish"]["replay"], "--keys", keys)
     assert json.loads(by_address.stdout)["station"] == "s1"
     box.stop()
 
@@ -171,4 +172,4 @@ def test_bench_of_an_unknown_camera_names_those_there_are(box):
 
 def test_a_missing_config_is_one_line():
     assert main(["run", "--config", "/nowhere/inspectord.toml"]) == 78
-    assert main(["status", "--replay", free_endpoint()]) == 73
+    assert main(["status", "--replay", free_endpoint(), "--plain"]) == 73

@@ -1,6 +1,10 @@
 """Reject images: whole files, inside the quota, never in the way of a verdict."""
 
+import errno
 import json
+import threading
+import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
@@ -11,6 +15,7 @@ from helpers_recipe import bad_frame, write_recipe
 
 from inspectord.errors import StateError
 from inspectord.health import Health
+from inspectord.image_files import ImageFiles
 from inspectord.images import Images, RejectedFrame, overlay
 from inspectord.messages import Verdict
 from inspectord.recipe import load_recipe
@@ -29,6 +34,13 @@ def rejected(spec, seq=1, **changes):
     anomaly_map[3, 2] = 0.7
     message = make_message(seq, verdict=Verdict.REJECT, score=0.7, boxes=((16, 24, 8, 8),), **changes)
     return RejectedFrame(message, bad_frame(96, 64, spec.frame.channels), anomaly_map, spec)
+
+
+def until(done, timeout_s=10.0):
+    end_s = time.monotonic() + timeout_s
+    while not done():
+        assert time.monotonic() < end_s
+        time.sleep(0.01)
 
 
 def saved(folder):
@@ -103,6 +115,95 @@ def test_a_disk_that_fails_costs_the_image_and_is_counted(tmp_path, specs):
     images.put(rejected(specs.grey))
     images.close()
     assert images.dropped == 1
+    assert "cam1" in images.failing
+
+
+def test_saving_goes_on_by_itself_when_the_disk_is_well_again(tmp_path, specs):
+    """Without waiting for the next reject, which may be days away."""
+    folder = tmp_path / "rejects"
+    images = Images(folder, 100, Health())
+    folder.rmdir()
+    folder.write_text("a file where the folder should be")
+    images.put(rejected(specs.grey))
+    until(lambda: images.failing is not None)
+    folder.unlink()
+    until(lambda: images.failing is None)
+    images.put(rejected(specs.grey, 2))
+    images.close()
+    assert (images.written, images.dropped) == (1, 1)
+
+
+def test_a_disk_that_fails_in_the_middle_keeps_no_part_of_a_reject(tmp_path, specs):
+    """Half-written files are in no list: they would fill the disk beside the quota."""
+    images = Images(tmp_path, 100, Health())
+    day = tmp_path / "cam1" / "2026-01-02"
+    (day / ("0" * 32 + "_00000001_verdict.json.tmp")).mkdir(parents=True)  # the third file can't be written
+    images.put(rejected(specs.grey))
+    images.close()
+    assert images.dropped == 1
+    assert saved(tmp_path) == []
+
+
+def test_what_could_not_be_tidied_up_on_a_bad_disk_is_tidied_up_later(tmp_path, monkeypatch):
+    files = ImageFiles(tmp_path, 1000)
+    files.look()
+    unlink, failing = Path.unlink, True
+
+    def bad(path, *arguments, **more):
+        if failing:
+            raise OSError(errno.EROFS, "Read-only file system")
+        return unlink(path, *arguments, **more)
+
+    monkeypatch.setattr(Path, "unlink", bad)
+    (tmp_path / "cam1" / "a_2.json.tmp").mkdir(parents=True)
+    with pytest.raises(OSError):
+        files.add([("cam1/a_1.png", b"x"), ("cam1/a_2.json", b"x")])
+    assert [path.name for path in saved(tmp_path)] == ["a_1.png"]
+    failing = False
+    files.probe()
+    assert saved(tmp_path) == []
+
+
+def test_what_can_not_be_deleted_still_counts_against_the_quota(tmp_path):
+    files = ImageFiles(tmp_path, 100)
+    files.add([("cam1/a_1.png", b"x" * 60)])
+    kept = tmp_path / "cam1" / "a_1.png"
+    kept.unlink()
+    kept.mkdir()  # as on a read-only disk: unlink fails
+    for _ in range(2):
+        with pytest.raises(OSError):
+            files.add([("cam1/b_2.png", b"x" * 60)])
+    kept.rmdir()
+    kept.write_bytes(b"x" * 60)
+    files.add([("cam1/b_2.png", b"x" * 60)])
+    assert [path.name for path in saved(tmp_path)] == ["b_2.png"]
+
+
+def test_the_last_of_a_disk_is_left_to_the_journal(tmp_path, specs, monkeypatch):
+    images = Images(tmp_path, 100, Health())
+    monkeypatch.setattr("inspectord.image_files.SPARED_SHARE", 1)  # all of this disk
+    monkeypatch.setattr("inspectord.image_files.SPARED_BYTES", 1 << 60)
+    images.put(rejected(specs.grey))
+    until(lambda: images.dropped == 1)
+    assert "journal's" in images.failing
+    monkeypatch.undo()
+    until(lambda: images.failing is None)
+    images.close()
+
+
+def test_a_disk_that_stalls_is_told_and_is_no_stuck_thread(tmp_path, specs, monkeypatch):
+    health, answer = Health(), threading.Event()
+    monkeypatch.setattr("inspectord.images.STALLED_S", 0.1)
+    monkeypatch.setattr("inspectord.health.PATIENCE_S", 0.1)
+    images = Images(tmp_path, 100, health)
+    monkeypatch.setattr("inspectord.image_files.write_atomically", lambda *_: answer.wait(10))
+    images.put(rejected(specs.grey))
+    until(lambda: "not answered" in str(images.failing))
+    assert health.ages_s()["images"] > 0.1
+    assert health.stuck() == []
+    answer.set()
+    until(lambda: images.failing is None)
+    images.close()
 
 
 def test_a_folder_that_can_not_be_written_names_the_next_step(tmp_path):

@@ -70,11 +70,16 @@ def test_a_model_whose_golden_scores_do_not_repeat_stops_the_start(box):
     exits(box, 65, "its limit does not hold here")
 
 
-def test_a_damaged_journal_stops_the_start(box):
-    box.add_camera(line_source())
-    (box.folder / "state").mkdir()
-    (box.folder / "state" / "journal.sqlite").write_bytes(os.urandom(8192))
-    exits(box, 73, "move a damaged journal away")
+def test_a_damaged_journal_is_set_aside_and_does_not_stop_the_line(box):
+    box.add_camera(line_source(parts=5))
+    state = box.folder / "state"
+    state.mkdir()
+    damaged = os.urandom(8192)
+    (state / "journal.sqlite").write_bytes(damaged)
+    box.start()
+    assert box.wait() == 0
+    assert [path.read_bytes() for path in state.glob("journal.sqlite.damaged-*")] == [damaged]
+    assert box.run("journal", "verify", str(state / "journal.sqlite")).returncode == 0
 
 
 def test_no_recipe_and_wrong_settings_have_their_own_exit_codes(box):
