@@ -6,7 +6,9 @@ costs its process some milliseconds a frame, as a camera's driver would.
 
 from __future__ import annotations
 
+import contextlib
 import math
+import random
 import shutil
 import socket
 import subprocess
@@ -157,9 +159,12 @@ def _config(settings: Settings, camera: Camera, work: Path, rate_hz: float) -> d
 
 
 def _free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+    """On this machine, below the ports of outgoing connections: ours dials before the daemon listens."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return f"tcp://127.0.0.1:{port}"
 
 
 def _connected(
@@ -179,12 +184,15 @@ def _connected(
 
 
 def _count(client: Client, daemon_pid: int, rate_hz: float, seconds: float) -> Run:
+    """So many seconds, from the first verdict on: the camera process starts last."""
     run, left_out = Run(rate_hz), WARM_UP
-    end_s = time.monotonic() + seconds
+    end_s = time.monotonic() + START_S
     camera_pid: int | None = None
     while time.monotonic() < end_s:
         event = client.next(0.5)
         received_ns = time.monotonic_ns()
+        if isinstance(event, Inspected) and left_out == WARM_UP:
+            end_s = time.monotonic() + seconds
         match event:
             case Inspected(message) if left_out > 0 or message.historical:
                 left_out -= 1

@@ -27,7 +27,7 @@ class Growth:
         now_s = time.monotonic()
         if self._to_trim and now_s >= self._settled_s:
             self._to_trim, self._since_s = False, 0.0
-            # What libzmq freed goes back to the machine; the allocator would keep it (measured: 400 MB a time).
+            # The allocator would keep what libzmq freed (measured: 400 MB a time).
             ctypes.CDLL(None).malloc_trim(0)
         now = resident_bytes()
         if is_ours:
