@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +16,7 @@ import tomli_w
 import zmq
 
 from benchmarks._common import environment, percentiles, table
+from inspectord.bench import free_endpoint
 from inspectord.keys import LOCAL, Keys, keygen
 from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, from_table, unpack
 
@@ -50,12 +48,12 @@ class Daemon:
         keygen(folder / "keys", LOCAL)
         self._keys = Keys.load(folder / "keys") if curve else None
         self._log_path, self._config_path = folder / "daemon.log", folder / "inspectord.toml"
-        self._endpoint = _free_endpoint()
+        self._endpoint = free_endpoint()
         config = {
             "station": "bench",
             "state_dir": str(folder / "state"),
             "recipes_dir": str(recipes),
-            "publish": {"verdicts": self._endpoint, "replay": _free_endpoint()},
+            "publish": {"verdicts": self._endpoint, "replay": free_endpoint()},
             "security": {"mode": "curve" if curve else "plain", "keys_dir": str(folder / "keys")},
             "logging": {"format": "json"},
             "cameras": cameras,
@@ -153,15 +151,6 @@ def missing(numbers: Sequence[int], first: int | None = None) -> int:
         total += abs(number - before - 1)
         before = number
     return total
-
-
-def _free_endpoint() -> str:
-    """On this machine, below the ports of outgoing connections: ours dials before the daemon listens."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return f"tcp://127.0.0.1:{port}"
 
 
 def times_ms(timed: list[tuple[int, VerdictMessage]]) -> dict[str, dict[str, float]]:

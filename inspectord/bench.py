@@ -149,7 +149,7 @@ def _config(settings: Settings, camera: Camera, work: Path, rate_hz: float) -> d
         "station": "bench",
         "state_dir": str(work / "state"),
         "recipes_dir": str(settings.recipes_dir),
-        "publish": {"verdicts": _free_endpoint(), "replay": _free_endpoint()},
+        "publish": {"verdicts": free_endpoint(), "replay": free_endpoint()},
         "security": security | {"keys_dir": str(work / "keys")},  # keys of its own, of the mode that is used
         "images": settings.images.model_dump(mode="json"),
         "logging": {"format": "json"},
@@ -158,7 +158,7 @@ def _config(settings: Settings, camera: Camera, work: Path, rate_hz: float) -> d
     }
 
 
-def _free_endpoint() -> str:
+def free_endpoint() -> str:
     """On this machine, below the ports of outgoing connections: ours dials before the daemon listens."""
     while True:
         port = random.randrange(20_000, 32_000)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +14,7 @@ from typing import Any
 import tomli_w
 from helpers_recipe import write_recipe
 
+from inspectord.bench import free_endpoint
 from inspectord.client import Client, Event, Heartbeat, Inspected
 from inspectord.errors import StateError
 from inspectord.keys import LOCAL, Keys, keygen
@@ -58,15 +56,6 @@ def make_message(seq: int, **changes: Any) -> VerdictMessage:
         "simulated": True,
     }
     return VerdictMessage(**(values | changes))
-
-
-def free_endpoint() -> str:
-    """On this machine, below the ports of outgoing connections: ours dials before the daemon listens."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return f"tcp://127.0.0.1:{port}"
 
 
 def line_source(**changes: Any) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from typing import Any
 
 import tomli_w
 
+from inspectord.bench import free_endpoint
 from inspectord.keys import LOCAL, Keys, keygen
 from tests.faults.recorder import Recorder
 from tests.faults.setup import LIMIT, Setup
@@ -177,9 +177,3 @@ class Service:
             self.process.kill()
             self.process.wait()
             self._note_end("killed", -9)
-
-
-def free_endpoint() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
