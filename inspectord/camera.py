@@ -170,14 +170,14 @@ class CameraProcess:
         elif exit_code is not None:
             self._lose(self._cause(exit_code), events)
         elif silent_s > (self._hung_s if self._has_beat else OPEN_LIMIT_S):
-            self._lose(f"camera process {self.pid} hung, silent for {silent_s:.1f} s", events)
+            self._lose(f"the camera process hung, silent for {silent_s:.0f} s", events)
 
     def _cause(self, exit_code: int) -> str:
         if self._told:
             return self._told
         if exit_code < 0:
-            return f"camera process {self.pid} was killed by {signal.Signals(-exit_code).name}"
-        return f"camera process {self.pid} ended with exit code {exit_code}"
+            return f"the camera process was killed by {signal.Signals(-exit_code).name}"
+        return f"the camera process ended with exit code {exit_code}"
 
     def _lose(self, reason: str, events: list[CameraEvent]) -> None:
         healthy = self.state in ("running", "armed")

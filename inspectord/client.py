@@ -152,7 +152,8 @@ class Client:
             # Short waits, so that silence is noticed when it is due and not at the end of timeout_s.
             if self._socket.poll(max(1, round(min(left_s * 1000, self._timeout_ms / 4)))):
                 self._receive()
-            self._notice_silence()
+            if not self._socket.poll(0):  # else heartbeats may wait behind a long fill
+                self._notice_silence()
         return self._events.popleft()
 
     def _subscribed(self) -> zmq.Socket[Any]:

@@ -13,11 +13,12 @@ from pathlib import Path
 import structlog
 import zmq
 
-from inspectord import __version__, examine
+from inspectord import __version__
 from inspectord.errors import InspectordError
 from inspectord.filelock import FileLock
 from inspectord.health import Health, notify, spawn
 from inspectord.images import Images
+from inspectord.inspect import left_behind
 from inspectord.journal import Journal
 from inspectord.lane import Lane, wait_for_frames
 from inspectord.last_good import start_with
@@ -34,7 +35,7 @@ from inspectord.zap import Gate
 
 POLL_S = 0.05
 FIRST_FRAME_S = 10.0  # READY waits so long for cameras; one dead camera must not hold up the others
-RELOAD_S = 15.0  # at shutdown, for a reload under way
+RELOAD_S = 5.0  # at shutdown, for a reload under way
 log = structlog.get_logger()
 
 
@@ -65,6 +66,7 @@ class Daemon:
     def _start(self, stack: ExitStack) -> None:
         log.info("starting", version=__version__, boot_id=self.boot_id, station=self._settings.station)
         tune_process()
+        stack.callback(self._end_reload)
         self._own_state_dir(stack)
         self._prove_recipes(stack)
         outlets = self._open_outlets(stack)
@@ -173,9 +175,13 @@ class Daemon:
             lane.ask_to_stop()
         for lane in self._lanes:
             lane.stop()
+
+    def _end_reload(self) -> None:
+        """Comes last: a thread that is still compiling must not meet the end of the interpreter."""
         if self._reloader is not None:
-            # A thread that is still compiling must not meet the end of the interpreter.
             self._reloader.join(RELOAD_S)
+            if self._reloader.is_alive():
+                left_behind.append(None)
 
 
 def run_daemon(settings: Settings) -> int:
@@ -185,11 +191,11 @@ def run_daemon(settings: Settings) -> int:
         Daemon(settings).run()
     except InspectordError as error:
         LINES.drain()
-        if examine.left_behind:
+        if left_behind:
             print(f"inspectord: {error}", file=sys.stderr)
             leave(error.exit_code)
         raise
     LINES.drain()
-    if examine.left_behind:
+    if left_behind:
         leave(0)
     return 0

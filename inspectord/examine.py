@@ -11,7 +11,7 @@ import structlog
 
 from inspectord.frame import Frame
 from inspectord.health import Health, backoff_s, spawn
-from inspectord.inspect import Floats, Inspector
+from inspectord.inspect import Floats, Inspector, left_behind
 from inspectord.judge import judge, regions, sure_score
 from inspectord.messages import Box, Reason, Verdict
 from inspectord.recipe import Recipe
@@ -21,8 +21,6 @@ MOST_HANGS = 3  # then only a fresh process helps
 MOST_FAILURES = 3  # inferences in a row that raise; then the model is compiled afresh
 SLICE_S = 0.25  # waits are cut, so that the watchdog sees a live thread
 log = structlog.get_logger()
-
-left_behind: list[Inspector | None] = []  # hung models; they must outlive everything, even the interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +261,8 @@ class Examiner:
                 self._remake_error = str(error)
                 continue
             with self._lock:
-                if self._inspector is None and self._offer is None:  # else a reload came first
+                outdated = self._inspector is not None or fresh.recipe.hash != self.recipe.hash
+                if not outdated and self._offer is None:  # else a reload came first
                     self._offer = Offer(fresh)
-            return
+                if outdated or (self._offer is not None and self._offer.inspector is fresh):
+                    return

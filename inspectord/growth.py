@@ -22,7 +22,7 @@ class Growth:
     def is_suspicious(self, is_ours: bool = False) -> bool:
         """True once for each MOST_BYTES; what is left of it after SETTLE_S is taken as ours.
 
-        is_ours: a model is being compiled, which may take any amount.
+        is_ours: a model is being compiled or a picture written, which may take any amount.
         """
         now_s = time.monotonic()
         if self._to_trim and now_s >= self._settled_s:
@@ -41,7 +41,9 @@ class Growth:
 
 
 def resident_bytes() -> int:
-    return int(os.pread(_statm(), 100, 0).split()[1]) * PAGE_BYTES
+    """Of this process alone: the frames in the rings are shared with the cameras."""
+    _, resident, shared, *_ = os.pread(_statm(), 100, 0).split()
+    return (int(resident) - int(shared)) * PAGE_BYTES
 
 
 @functools.cache

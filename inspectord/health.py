@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import socket
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 import structlog
 
 PATIENCE_S = 10.0  # a thread that has not beaten for so long is stuck
+LOAD_PATIENCE_S = 300.0  # for a model to be compiled; longer is a device that hangs
 BACKOFF_CEILING_S = 10.0
 log = structlog.get_logger()
 
@@ -23,7 +25,7 @@ class Health:
         self._beats: dict[str, float] = {}
         self._excused: set[str] = set()
         self.failure: str | None = None
-        self._loading: set[int] = set()
+        self._loading: dict[int, float] = {}  # thread -> since when
 
     def beat(self, name: str) -> None:
         self._beats[name] = time.monotonic()
@@ -42,12 +44,12 @@ class Health:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
-        """While this thread compiles a model, which takes memory as nothing else here does."""
-        self._loading.add(threading.get_ident())
+        """While this thread compiles a model or draws a picture, which takes memory as nothing else does."""
+        self._loading[threading.get_ident()] = time.monotonic()
         try:
             yield
         finally:
-            self._loading.discard(threading.get_ident())
+            self._loading.pop(threading.get_ident(), None)
 
     @property
     def is_loading(self) -> bool:
@@ -61,7 +63,9 @@ class Health:
     def stuck(self) -> list[str]:
         """Names that have not beaten within their patience: the watchdog is then no longer fed."""
         ages_s = self.ages_s()
-        return [name for name, age_s in ages_s.items() if age_s > PATIENCE_S and name not in self._excused]
+        found = [name for name, age_s in ages_s.items() if age_s > PATIENCE_S and name not in self._excused]
+        began_s = min(list(self._loading.values()), default=math.inf)
+        return found + ["loading"] * (time.monotonic() - began_s > LOAD_PATIENCE_S)
 
 
 def spawn(name: str, target: Callable[[], None], health: Health, watched: bool = True) -> threading.Thread:

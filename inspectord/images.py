@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import queue
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -23,7 +24,7 @@ from inspectord.inspect import Floats
 from inspectord.messages import VerdictMessage, to_table
 from inspectord.recipe import RecipeToml
 
-QUEUE_DEPTH = 16  # frames held in memory at most
+QUEUE_DEPTH, QUEUE_BYTES = 16, 128 << 20  # frames held in memory at most
 IDLE_S = 0.5
 STALLED_S = 2.0
 RED, WHITE = (40, 40, 255), (255, 255, 255)
@@ -50,6 +51,8 @@ class Images:
         self.written = 0
         self._folder, self._quota_bytes, self._health = folder, quota_mb << 20, health
         self._queue: queue.Queue[RejectedFrame | None] = queue.Queue(QUEUE_DEPTH)
+        self._lock = threading.Lock()
+        self._queued_bytes = 0
         self._failing: str | None = None
         self._calling_since_s: float | None = None
         _prove(folder)
@@ -69,10 +72,14 @@ class Images:
         return self._failing
 
     def put(self, rejected: RejectedFrame) -> None:
-        try:
-            self._queue.put_nowait(rejected)
-        except queue.Full:
-            self._drop(rejected.message, "more rejects than the disk takes")
+        size = rejected.pixels.nbytes + rejected.anomaly_map.nbytes
+        with self._lock:
+            has_room = not self._queued_bytes or self._queued_bytes + size <= QUEUE_BYTES
+            if has_room and not self._queue.full():
+                self._queued_bytes += size
+                self._queue.put_nowait(rejected)
+                return
+        self._drop(rejected.message, "more rejects than the disk takes")
 
     def close(self, timeout_s: float = 5.0) -> None:
         """Writes what is queued, as far as timeout_s allows."""
@@ -98,6 +105,8 @@ class Images:
                 continue
             if rejected is None:
                 return
+            with self._lock:
+                self._queued_bytes -= rejected.pixels.nbytes + rejected.anomaly_map.nbytes
             self._save(rejected, files)
 
     def _save(self, rejected: RejectedFrame, files: ImageFiles) -> None:
@@ -109,10 +118,12 @@ class Images:
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Whether it was done; if not, `failing` says why."""
         try:
-            with self._disk_call():
+            with self._disk_call(), self._health.load():
                 work()
-        except (OSError, NoRoomError, cv2.error) as error:
-            self._failing = str(error)
+        except Exception as error:  # memory for a huge overlay, say: a picture must never stop the line
+            if not isinstance(error, (OSError, NoRoomError)):
+                log.exception("a reject image could not be made")
+            self._failing = str(error) or type(error).__name__
             return False
         if self._failing is not None:
             log.warning("reject images are saved again", dropped=self.dropped)

@@ -20,6 +20,9 @@ Floats: TypeAlias = npt.NDArray[np.float32]
 
 
 OUTPUTS = ("score", "tile_scores", "anomaly_map")
+SCORE_LIMIT_S = 60.0  # for one frame outside the line, a first one that allocates included
+
+left_behind: list[Inspector | None] = []  # hung models; they must outlive everything, even the interpreter
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,9 @@ class Inspector:
         frame = np.ascontiguousarray(pixels)[None]
         self._request.set_input_tensor(ov.Tensor(frame, shared_memory=frame.flags.writeable))
         self._request.start_async()
-        self._request.wait()
+        if not self._request.wait_for(round(SCORE_LIMIT_S * 1000)):
+            left_behind.append(self)
+            raise RuntimeError(f"{self.device} gave no answer within {SCORE_LIMIT_S:.0f} s")
         return self.result()
 
     def _output(self, name: str) -> Floats:

@@ -14,6 +14,7 @@ from inspectord.journal_file import JournalFile
 MOST_ROWS = 2000  # a pass: measured 25 ms; four batches, so forgetting is always faster than writing
 AGE_EVERY_S = 60.0
 STEP_S = 60.0  # slewing by NTP moves both clocks; only a step, or a sleep, parts them
+TRUST_S = 86_400.0  # after a step, for a person to notice a wrong clock before it forgets years
 log = structlog.get_logger()
 
 
@@ -30,7 +31,7 @@ class Retention:
         self._quota_bytes, self._keep_days = quota_bytes, keep_days
         self._wall, self._steady = wall, steady
         self._apart_s = wall() - steady()
-        self._stepped = False
+        self._believed_from_s = 0.0
         self._age_due_s = 0.0
 
     def tend(self, file: JournalFile) -> None:
@@ -60,11 +61,11 @@ class Retention:
         return expired
 
     def _clock_is_steady(self) -> bool:
-        stepped = abs(self._wall() - self._steady() - self._apart_s) > STEP_S
-        if stepped and not self._stepped:
-            log.warning("the clock was set; the journal forgets by size only until the next start")
-        self._stepped = self._stepped or stepped
-        return not self._stepped
+        now_s, apart_s = self._steady(), self._wall() - self._steady()
+        if abs(apart_s - self._apart_s) > STEP_S:
+            self._apart_s, self._believed_from_s = apart_s, now_s + TRUST_S
+            log.warning("the clock was set; for a day the journal forgets by size only")
+        return now_s >= self._believed_from_s
 
     def _forget(self, file: JournalFile, rows: list[tuple[int, str]], why: str) -> None:
         if rows:

@@ -58,7 +58,7 @@ class Lane:
     @property
     def inspects(self) -> bool:
         """False where no part of this camera can be inspected at present."""
-        return self._process.state not in ("starting", "lost") and self._examiner.trouble is None
+        return self._process.state in ("running", "armed") and self._examiner.trouble is None
 
     @property
     def idle(self) -> bool:

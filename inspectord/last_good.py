@@ -6,6 +6,7 @@ Kept in state_dir/last_good.json: {camera: {"path": ..., "hash": ...}}.
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,10 @@ def remember(camera: str, recipe: Recipe, state_dir: Path) -> None:
     table = _read(path) | {camera: {"path": str(recipe.path), "hash": recipe.hash}}
     unfinished = path.with_suffix(".tmp")
     try:
-        unfinished.write_text(json.dumps(table, indent=2), encoding="utf-8")
+        with unfinished.open("w", encoding="utf-8") as file:
+            json.dump(table, file, indent=2)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut after the rename must not leave an empty file
         unfinished.replace(path)
     except OSError as error:
         log.error("the last good recipe is not remembered", path=str(path), error=str(error))
@@ -54,6 +58,10 @@ def _recall(camera: Camera, settings: Settings, error: RecipeError) -> Recipe:
     if not isinstance(found, dict) or not {"path", "hash"} <= found.keys():
         raise RecipeError(f"{error}; and no earlier recipe has run here to fall back on") from error
     recipe = load_recipe(Path(str(found["path"])), trusted_key(settings))
+    if recipe.spec.product != camera.recipe:
+        raise RecipeError(
+            f"{error}; and what last ran here is {recipe.id}, another product than {camera.recipe}"
+        ) from error
     if recipe.hash != found["hash"]:
         raise RecipeError(f"{error}; and {recipe.id} is no longer the recipe that ran here") from error
     return recipe

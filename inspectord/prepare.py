@@ -52,12 +52,12 @@ def prepare(
     try:
         for _ in range(WARM_UPS):
             inspector.score(blank)
+        worst = check_golden(inspector)
     except RuntimeError as error:
         raise RecipeError(
             f"recipe {recipe.id} does not run on {inspector.device}: {str(error).strip().splitlines()[-1]}; "
             "fit again on this box"
         ) from error
-    worst = check_golden(inspector)
     inspector.bind(slots)
     if recipe.is_blind:
         log.warning("this recipe passes even its marked golden frame: it finds no defects", recipe=recipe.id)

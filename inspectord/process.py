@@ -12,7 +12,7 @@ import cv2
 import structlog
 import zmq
 
-from inspectord import examine
+from inspectord.inspect import left_behind
 
 FEED_S = 1.0  # between two signs of life to systemd, or a third of WATCHDOG_USEC where that is less
 TERM_S = 5.0  # for ZeroMQ to send what it still holds
@@ -54,7 +54,7 @@ def end_messaging(context: zmq.Context[Any]) -> None:
     ending.join(TERM_S)
     if ending.is_alive():
         log.error("ZeroMQ did not end in time; what it still held is lost", seconds=TERM_S)
-        examine.left_behind.append(None)
+        left_behind.append(None)
 
 
 def leave(exit_code: int) -> None:

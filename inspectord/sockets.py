@@ -19,7 +19,8 @@ from inspectord.zap import Gate
 # Replay requests have 200 bytes, and our longest topic 103. The longest command of a CURVE handshake has 300.
 LARGEST: dict[int, int] = {zmq.ROUTER: 4096, zmq.XPUB: 384}
 REOPEN_S = 5.0
-OWN_GROUP = 0o117  # umask: sockets are for the service's user and group
+# umask: sockets are for the service's user and group. It is the whole process's, so folders keep their x.
+OWN_GROUP = 0o007
 
 
 def bound(

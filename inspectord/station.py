@@ -187,8 +187,12 @@ class Station:
         wanted = message.verdict is Verdict.REJECT and self._outlets.images is not None
         if not wanted or frame.slot is None or outcome.anomaly_map is None:
             return None
-        pixels = self._ring.slot(frame.slot)[0].copy()
-        return RejectedFrame(message, pixels, outcome.anomaly_map.copy(), self.examiner.recipe.spec)
+        try:
+            pixels, heat = self._ring.slot(frame.slot)[0].copy(), outcome.anomaly_map.copy()
+        except MemoryError:
+            log.exception("no memory for the picture of a reject", camera=self.name, seq=message.seq)
+            return None
+        return RejectedFrame(message, pixels, heat, self.examiner.recipe.spec)
 
     def describe(self) -> dict[str, Any]:
         """For heartbeats; last_seq may lag by a verdict, never lead."""

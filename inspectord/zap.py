@@ -12,6 +12,7 @@ come back do so within a second, and ask for what they missed. Peers that fail b
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
@@ -68,9 +69,15 @@ class AllowList:
         """File name -> what changes when its content does. A folder that is not there allows nobody."""
         if not self.folder.exists():
             return {}
+        found = {}
         with os.scandir(self.folder) as entries:
-            found = {each.name: each.stat() for each in entries if each.name.endswith(".key")}
-        return {name: (stat.st_mtime_ns, stat.st_ino, stat.st_size) for name, stat in found.items()}
+            for each in entries:
+                # An editor's lock is a link to nowhere: it must not keep a removed key alive.
+                with contextlib.suppress(FileNotFoundError):
+                    if each.name.endswith(".key") and not each.name.startswith("."):
+                        stat = each.stat()
+                        found[each.name] = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+        return found
 
     def _read(self, name: str) -> str | None:
         """None for a file that is no key, or half of one: what it said before still holds."""
@@ -120,17 +127,18 @@ class Gate:
             listener.setsockopt(zmq.CURVE_SERVER, 1)
             listener.setsockopt_string(zmq.CURVE_SECRETKEY, self._keys[1])
 
-    def turn_out(self, why: str, peer: str = "") -> None:
+    def turn_out(self, why: str, peer: str = "", at_once: bool = False) -> None:
         """End all connections, as libzmq can't end one; a client known by its key is kept out for a while.
 
-        Others may come back at once, so it is not done again for a while: the rest must have time to listen.
+        Others may come back at once, so it is not done again for a while, unless at_once: the rest must have
+        time to listen.
         """
         now_s = time.monotonic()
         if self._is_refused(peer):
             return  # what it had sent before
         if peer in self._allowed.names.values():
             self._refused[peer] = now_s + REFUSED_S
-        elif now_s - self._turned_out_s < PAUSE_S:
+        elif not at_once and now_s - self._turned_out_s < PAUSE_S:
             return
         self._turned_out_s = now_s
         self.epoch += 1
@@ -151,7 +159,7 @@ class Gate:
                         runner.run(self._zap.handle_zap_message(self._zap.zap_socket.recv_multipart()))
                     self._look()
                     if self._growth.is_suspicious(is_ours=self._health.is_loading):
-                        self.turn_out("memory grows, as by a message without an end")
+                        self.turn_out("memory grows, as by a message without an end", at_once=True)
                     self._tell()
         finally:
             self._zap.stop()
@@ -160,6 +168,7 @@ class Gate:
         now_s = time.monotonic()
         if self._keys is not None and now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
+            self._health.excuse("zap")  # the folder's disk may hang
             if self._allowed.look():
                 self.epoch += 1
                 log.warning("all clients must connect again", reason="a key was removed")

@@ -99,3 +99,13 @@ def test_memory_that_grows_slowly_is_no_flood(monkeypatch):
     for _ in range(20):
         resident += growth.MOST_BYTES // 2
         assert not watch.is_suspicious()
+
+
+def test_a_compilation_without_an_end_starves_the_watchdog(monkeypatch):
+    monkeypatch.setattr(health, "LOAD_PATIENCE_S", 0.02)
+    stages = Health()
+    with stages.load():
+        assert stages.stuck() == []
+        time.sleep(0.05)
+        assert stages.stuck() == ["loading"]
+    assert stages.stuck() == []

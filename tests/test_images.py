@@ -13,6 +13,7 @@ import pytest
 from helpers_daemon import make_message
 from helpers_recipe import bad_frame, write_recipe
 
+from inspectord import images as images_module
 from inspectord.errors import StateError
 from inspectord.health import Health
 from inspectord.image_files import ImageFiles
@@ -210,3 +211,14 @@ def test_a_folder_that_can_not_be_written_names_the_next_step(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StateError, match=r'images\.save = "none"'):
         Images(tmp_path / "file" / "rejects", 100, Health())
+
+
+def test_a_few_huge_rejects_take_no_more_memory_than_the_queue_may(tmp_path, specs, monkeypatch):
+    monkeypatch.setattr(images_module, "QUEUE_BYTES", 15_000)
+    images = Images(tmp_path, 100, Health())
+    monkeypatch.setattr(images, "_save", lambda *_: time.sleep(0.2))
+    for number in range(1, 9):
+        images.put(rejected(specs.grey, number))  # 6.5 kB each, so one is in work and two wait
+    assert 4 <= images.dropped <= 6
+    images.close()
+    assert images._queued_bytes == 0

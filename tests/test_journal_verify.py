@@ -180,7 +180,7 @@ def test_a_file_that_is_damaged_or_not_there_is_told_in_one_line(path, tmp_path)
         verify(path)
 
 
-def test_age_forgets_only_what_is_older_and_never_after_the_clock_was_set(tmp_path):
+def test_age_forgets_only_what_is_older_and_not_for_a_day_after_the_clock_was_set(tmp_path):
     from inspectord.journal_file import JournalFile
 
     days = [f"2026-01-{day:02d}T00:00:00.000+00:00" for day in range(1, 11)]
@@ -196,11 +196,12 @@ def test_age_forgets_only_what_is_older_and_never_after_the_clock_was_set(tmp_pa
     clock["wall"] += 3600
     retention.tend(file)
     assert len(file.oldest(100)) == 9  # and it is not believed any more
-    fresh = Retention(1 << 30, 5.5, lambda: clock["wall"], lambda: clock["steady"])
-    fresh.tend(file)
-    assert file.oldest(100)[0] == (5, days[4])
+    clock["steady"] += 86_400
+    clock["wall"] += 86_400
+    retention.tend(file)
+    assert file.oldest(100)[0] == (6, days[5])
     file.close()
-    assert verify(tmp_path / "journal.sqlite").forgotten == 4
+    assert verify(tmp_path / "journal.sqlite").forgotten == 5
 
 
 def test_a_row_dated_in_the_future_neither_stops_nor_speeds_forgetting(tmp_path):

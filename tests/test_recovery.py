@@ -111,6 +111,44 @@ def test_a_device_that_stays_away_is_tried_again_and_said_until_it_is_back(recip
     assert bench.examiner.trouble is None
 
 
+def test_a_model_compiled_afresh_too_late_does_not_undo_a_reload(tmp_path, recipe):
+    """The old recipe's compilation ends after a reload whose own model failed as well."""
+    newer = load_recipe(write_recipe(tmp_path / "newer", version="v2", limit=0.25))
+    slow = threading.Event()
+
+    def remake(wanted):
+        if wanted.hash == recipe.hash:
+            slow.wait(5)
+        return bench.fresh(wanted)
+
+    bench = Bench(recipe, remake)
+    bench.inspector.start = raising("device lost")
+    for _ in range(examine.MOST_FAILURES):
+        bench.examine()
+    second = bench.fresh(newer)
+    second.start = raising("device lost")
+    taking = threading.Thread(target=bench.examiner.swap, args=(second,))
+    taking.start()
+    while bench.examiner.recipe.hash != newer.hash:
+        bench.examiner.settle()
+    taking.join(5)
+    for _ in range(examine.MOST_FAILURES):
+        bench.examine()
+    slow.set()
+    bench.until_passed()
+    time.sleep(0.3)
+    bench.examine()
+    assert bench.examiner.recipe.hash == newer.hash
+
+
+def test_a_device_that_gives_no_answer_outside_the_line_is_an_error_not_a_wait(tmp_path, monkeypatch):
+    inspector = Inspector(load_recipe(write_recipe(tmp_path, work=400)), threads=1)
+    monkeypatch.setattr("inspectord.inspect.SCORE_LIMIT_S", 0.001)
+    with pytest.raises(RuntimeError, match="gave no answer"):
+        inspector.score(good_frame())
+    assert examine.left_behind.pop() is inspector
+
+
 def test_outputs_of_another_shape_are_not_inspected(recipe):
     bench = Bench(recipe)
     whole = bench.inspector.result
@@ -171,6 +209,15 @@ def test_a_last_good_recipe_that_was_changed_since_does_not_run(tmp_path, recipe
     wanted = settings_of(tmp_path, on_broken_recipe="last_good")
     with pytest.raises(RecipeError, match="no longer the recipe that ran here"):
         start_with(wanted.cameras[0], wanted)
+
+
+def test_the_last_good_recipe_of_another_product_never_judges_this_one(tmp_path, recipe):
+    """A changeover to a product whose recipe is broken must not inspect it with the old product's limits."""
+    remember("cam1", recipe, tmp_path)
+    (write_recipe(tmp_path / "recipes", "other") / "model.bin").write_bytes(b"half")
+    wanted = settings_of(tmp_path, on_broken_recipe="last_good")
+    with pytest.raises(RecipeError, match="another product"):
+        start_with(wanted.cameras[0].model_copy(update={"recipe": "other"}), wanted)
 
 
 def test_the_daemon_says_that_it_runs_another_recipe_than_the_active_one(tmp_path):

@@ -27,7 +27,7 @@ from inspectord.publish import Heart, Publisher
 from inspectord.rates import MOST_PEERS, Rates
 from inspectord.settings import Publish, Security
 from inspectord.sockets import turn_out
-from inspectord.zap import Gate
+from inspectord.zap import AllowList, Gate
 
 WITH_HELPERS = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path])}
 
@@ -278,6 +278,19 @@ def test_half_a_key_file_empties_no_list(wire):
     assert wire.gate.epoch == 0
 
 
+def test_an_editors_lock_file_keeps_no_removed_key_alive(tmp_path):
+    """Such a lock is a link to nowhere, which raises at stat(); the whole folder then looked unchanged."""
+    keygen(tmp_path, "plc")
+    allowed = AllowList(tmp_path / "allowed")
+    allowed.look()
+    assert list(allowed.names.values()) == ["plc"]
+    (tmp_path / "allowed" / ".#plc.key").symlink_to("someone@somewhere.1234")
+    (tmp_path / "allowed" / "gone.key").symlink_to("nowhere")
+    (tmp_path / "allowed" / "plc.key").unlink()
+    assert allowed.look()
+    assert not allowed.names
+
+
 # ipc
 
 
@@ -292,7 +305,7 @@ def test_an_ipc_socket_is_for_the_group_and_replaces_one_that_was_left(tmp_path)
     context, health = zmq.Context(), Health()
     gate = Gate(context, Security(), settings, health)  # needs no keys
     publisher = Publisher(context, settings, ["cam1"], gate)
-    assert stat.S_IMODE(path.stat().st_mode) == 0o660
+    assert stat.S_IMODE(path.stat().st_mode) == 0o770
     publisher.close()
     context.destroy(linger=0)
 

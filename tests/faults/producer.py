@@ -13,7 +13,7 @@ from tests.faults.registry import Strike, fault
 
 GENICAM = Setup(kind="genicam")
 FEW = 2
-BACK_S = 3.0
+BACK_S = 4.0  # harvesters takes a while to load
 REOPENED_S = 6.0  # two starts of the camera process, and half a second of back-off between them
 ERRORS = ["AccessDenied", "ResourceInUse", "InvalidHandle", "IO", "Error", "RuntimeError", "ValueError"]
 OPENING = ("add_file", "update", "create", "remote_device", "num_buffers", "add_callback", "start")

@@ -168,7 +168,6 @@ class Service:
         return code
 
     def _note_end(self, how: str, code: int) -> None:
-        self.alone = True  # False: another fault strikes at the same time
         self.exit_codes.append(code)
         self._ends[self.pid] = (how, time.monotonic_ns())
 
