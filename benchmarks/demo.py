@@ -70,14 +70,17 @@ def _inspect(
 def _tally(messages: list[VerdictMessage]) -> dict[str, Any]:
     """What each part really was against what was said of it."""
     kinds: Counter[str] = Counter()
-    wrong: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()  # good ones rejected, defective ones passed
+    late: Counter[str] = Counter()
     for message in messages:
         kind = truth(SEED_LINE, int(message.part_id), DEFECT_RATE)
         kinds[kind] += 1
-        wrong[kind] += (message.verdict is Verdict.PASS) != (kind == GOOD)
+        wrong[kind] += message.verdict is (Verdict.REJECT if kind == GOOD else Verdict.PASS)
+        late[kind] += message.verdict is Verdict.NOT_INSPECTED
     return {
         "good_parts": kinds[GOOD],
         "false_rejects": wrong[GOOD],
+        "good_not_inspected": late[GOOD],
         "defective_parts": sum(kinds.values()) - kinds[GOOD],
         "escapes": sum(wrong.values()) - wrong[GOOD],
         "by_defect": {kind: [wrong[kind], kinds[kind]] for kind in sorted(kinds) if kind != GOOD},
@@ -89,6 +92,7 @@ def _show(report: dict[str, Any], folder: Path) -> None:
     print(f"{report['verdicts']} verdicts for {report['triggers']} triggers, {report['seq_missing']} missing")
     rows = [
         ("good parts", report["good_parts"], f"{report['false_rejects']} rejected (false rejects)"),
+        ("  of these", report["good_not_inspected"], "not inspected in time, as where this machine is busy"),
         ("defective parts", report["defective_parts"], f"{report['escapes']} passed (escapes)"),
         ("not inspected", report["NOT_INSPECTED"], "a line treats these as rejects"),
     ]

@@ -139,7 +139,9 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _now_active(recipe: Recipe) -> int:
-    print(f"recipe {recipe.id} is active; a running daemon takes it with `systemctl reload inspectord`")
+    print(
+        f"recipe {recipe.id} is active; a running daemon takes it with `systemctl reload inspectord@STATION`"
+    )
     return 0
 
 

@@ -169,5 +169,5 @@ def fitted_lines(recipe: Recipe, active: bool) -> list[str]:
         *lines,
         f'next: give a camera recipe = "{product}" in inspectord.toml, with recipes_dir = '
         f'"{recipe.path.parent.parent}", and try `inspectord check --config inspectord.toml`; then '
-        "`inspectord run --config inspectord.toml`, or `systemctl reload inspectord` where it runs already",
+        "`inspectord run --config inspectord.toml`, or `systemctl reload inspectord@STATION` where it runs",
     ]

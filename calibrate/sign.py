@@ -76,6 +76,8 @@ def _read_private_key(path: Path) -> Ed25519PrivateKey:
         raise SettingsError(f"{path} is no private key in PEM; make one with `calibrate keygen`") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise SettingsError(f"{path} is no Ed25519 key; make one with `calibrate keygen`")
+    if path.stat().st_mode & 0o077:
+        raise SettingsError(f"{path} can be read by others than its owner; run `chmod 600 {path}`")
     return key
 
 

@@ -53,7 +53,8 @@ class Requests:
             self.close()
             raise StateError(
                 f"no inspectord answers at {self._endpoint}{_hint(self._endpoint, self._keys)}; "
-                "start it (systemctl start inspectord), or give its address with --replay or --config"
+                "start it (inspectord run, or systemctl start inspectord@STATION), "
+                "or give its address with --replay or --config"
             )
         return unpack(socket.recv_multipart()[-1])
 
@@ -91,4 +92,6 @@ def _hint(endpoint: str, keys: Keys | None) -> str:
     """The daemon closes the door without a word: to a stranger it does not even say that it is there."""
     if not endpoint.startswith("tcp://"):
         return ""
-    return " without a key" if keys is None else ", or this key is not in its folder of allowed keys"
+    if keys is None:
+        return " without a key (it wants one unless security.mode is plain)"
+    return ", or it does not allow this key, or server.key is not its own, or it runs in plain mode"

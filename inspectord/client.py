@@ -27,6 +27,7 @@ from inspectord.errors import MessageError, StateError
 from inspectord.keys import Keys
 from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, as_historical, from_table, unpack
 
+REDIAL_S = 3.0  # of silence, and between two tries
 MOST_REPLAYED = 20_000  # verdicts fetched for one gap; of a longer absence the older part is a Gap
 
 
@@ -157,6 +158,7 @@ class Client:
         return self._events.popleft()
 
     def _subscribed(self) -> zmq.Socket[Any]:
+        self._dialled_s = time.monotonic()
         socket = connecting(self._context, zmq.SUB, self._keys)
         socket.setsockopt(zmq.RCVHWM, self._receive_depth)
         for topic in ("verdict/", "heartbeat/"):
@@ -202,10 +204,15 @@ class Client:
         self._events.append(Heartbeat(state))
 
     def _notice_silence(self) -> None:
-        silent_ms = (time.monotonic() - self._heard_s) * 1000
+        now_s = time.monotonic()
+        silent_ms = (now_s - self._heard_s) * 1000
         if not self._silent and silent_ms > self._timeout_ms:
             self._silent = True
             self._events.append(Silence(silent_ms))
+        if self._silent and now_s - max(self._heard_s, self._dialled_s) > REDIAL_S:
+            # libzmq never calls again where somebody without the right keys answered once.
+            self._socket.close(0)
+            self._socket = self._subscribed()
 
     def _follow_start(self, boot_id: str) -> None:
         """On a new boot_id: the end of the old start comes from the journal, then seq begins anew."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from inspectord.chain import at_text
-from inspectord.errors import JournalError, StateError
+from inspectord.errors import JournalError, SettingsError, StateError
 from inspectord.journal_read import SUPERSEDED, batches, opened
 
 Format = Literal["csv", "parquet"]
@@ -54,13 +54,13 @@ class Selection:
 def export(journal: Path, output: Path, kind: Format, selection: Selection) -> int:
     """Write the selected rows, all or nothing; how many.
 
-    Raises JournalError for a journal that can't be read, StateError for a file that can't be written or
-    Parquet without pyarrow.
+    Raises JournalError for a journal that can't be read, StateError for a file that can't be written,
+    SettingsError for Parquet without pyarrow.
     """
     if kind == "parquet" and find_spec("pyarrow") is None:
-        raise StateError(
+        raise SettingsError(
             "Parquet needs the pyarrow package, which is not installed; "
-            "`pip install inspectord[parquet]`, or use --format csv"
+            "`pip install pyarrow`, or use --format csv"
         )
     unfinished = output.with_name(f".{output.name}.{os.getpid()}")
     write = _write_csv if kind == "csv" else _write_parquet

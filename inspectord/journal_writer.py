@@ -133,7 +133,11 @@ class Writer:
         aside = set_aside(self._path, damage.kind)
         self._aside_s = time.monotonic()
         self._note = f"the journal before this one is {aside.name}: {damage}"
-        self.set_aside = f"{aside.name}: {damage}"
+        self.set_aside = (
+            f"set aside as {aside.name}: {damage}; keep that file, it is evidence"
+            if aside.exists()
+            else f"{damage}; what it held is gone from this box"
+        )
         log.error("journal set aside, a new one is begun", aside=str(aside), reason=str(damage))
         if damage.still_open is not None:
             damage.still_open.close()

@@ -166,6 +166,7 @@ def _only_client(folder: Path) -> str:
     if len(names) != 1:
         raise SettingsError(
             f"{'several' if names else 'no'} client keys (NAME.key_secret) in {folder}; "
-            "make them with `inspectord keygen`, give their folder with --keys, or use --plain"
+            f"on the daemon's box make them with `inspectord keygen --keys {folder}`, on another copy there "
+            "the two files that `inspectord keygen --client NAME` named"
         )
     return names.pop()

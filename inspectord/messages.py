@@ -112,7 +112,7 @@ def check_encoding(encoding: Encoding) -> None:
     if encoding == "msgpack" and find_spec("msgpack") is None:
         raise SettingsError(
             'publish.encoding is "msgpack" and the msgpack package is not installed; '
-            "install inspectord[msgpack], or use json"
+            "`pip install msgpack`, or use json"
         )
 
 

@@ -42,6 +42,8 @@ class Report:
         found = [trouble for lane in self.lanes for trouble in lane.troubles]
         if self.outlets.journal.failing:
             found.append(f"journal: {self.outlets.journal.failing}")
+        if self.outlets.journal.set_aside:
+            found.append(f"journal: {self.outlets.journal.set_aside}")
         if self.outlets.images is not None and self.outlets.images.failing:
             found.append(f"reject images: {self.outlets.images.failing}")
         return found + [f"thread {name} is stuck" for name in self.health.stuck()]

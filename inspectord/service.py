@@ -38,6 +38,12 @@ def install(station: str, root: Path, prefix: Path | None, dry_run: bool) -> Non
     a name or place that can't work, AccessError without the rights, StateError where the disk refuses.
     """
     targets = plan(station, prefix)
+    try:
+        refuse_hidden([prefix] if prefix else own_places())
+    except SettingsError as error:
+        if not dry_run:
+            raise
+        print(f"warning: {error}", file=sys.stderr)
     for target in targets:
         place = root / target.path.relative_to("/")
         keep = not target.replace and place.exists()
@@ -57,10 +63,6 @@ def install(station: str, root: Path, prefix: Path | None, dry_run: bool) -> Non
 def plan(station: str, prefix: Path | None) -> list[Target]:
     """What belongs where. Raises SettingsError."""
     _check_station(station)
-    if prefix is None:
-        refuse_hidden([Path(sys.prefix), Path(sys.executable).resolve(), Path(inspectord.__file__).resolve()])
-    else:
-        refuse_hidden([prefix])
     return [
         Target(UNIT, _unit(prefix or Path(sys.prefix))),
         Target(SYSUSERS, _shipped("inspectord.sysusers")),
@@ -69,6 +71,11 @@ def plan(station: str, prefix: Path | None) -> list[Target]:
             config_path(station), _shipped("inspectord.toml").replace(SHIPPED_STATION, station), replace=False
         ),
     ]
+
+
+def own_places() -> list[Path]:
+    """Where this program and its Python are."""
+    return [Path(sys.prefix), Path(sys.executable).resolve(), Path(inspectord.__file__).resolve()]
 
 
 def config_path(station: str) -> Path:
@@ -84,8 +91,10 @@ def next_commands(station: str, programs: Path) -> list[tuple[str, str]]:
         ("systemctl daemon-reload", "the unit"),
         (f"{programs}/inspectord keygen", "once a box, for tcp:// endpoints"),
         (f"editor {config}", "cameras, products, who may connect"),
+        (f"{programs}/calibrate fit PICTURES --product P --recipes /var/lib/inspectord/recipes", "a recipe"),
         (f"{programs}/inspectord check --config {config}", "as root, before the first start"),
         (f"systemctl enable --now inspectord@{station}", "now and at every boot"),
+        (f"{programs}/inspectord status --config {config}", "is it ready?"),
     ]
 
 

@@ -51,7 +51,7 @@ class TrustedKey:
 
     def check(self, recipe: Path, product: str, content_hash: str) -> None:
         """Raises RecipeError for a recipe folder that is unsigned, or whose signature is not of this key."""
-        step = f"`calibrate sign {product} {recipe.name} --key` with the private half of {self._path}"
+        step = f"`calibrate sign {product} {recipe.name} --key PRIVATE` with the private half of {self._path}"
         found = read_signature(recipe)
         if found is None:
             raise RecipeError(f"recipe {recipe} is not signed; use {step}")
@@ -103,7 +103,7 @@ def check_library() -> None:
     """Raises SettingsError where signatures can't be checked on this box."""
     if not has_library():
         raise SettingsError(
-            "signatures need the cryptography package, which is not installed; install inspectord[signing]"
+            "signatures need the cryptography package, which is not installed; `pip install cryptography`"
         )
 
 

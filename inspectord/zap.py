@@ -110,7 +110,9 @@ class Gate:
         self._untold = 0
         if not _opens_tcp(publish):
             return
-        if needs_keys(security, publish):
+        if not needs_keys(security, publish):
+            log.warning("security.mode is plain: anybody who reaches the ports may connect, in clear text")
+        else:
             self._keys = server_keys(security.keys_dir)
             self._look()
         self._zap = _Doorkeeper(context, self, lambda: self._allowed.names)

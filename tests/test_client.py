@@ -187,3 +187,24 @@ def test_the_client_needs_neither_numpy_nor_openvino():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_stranger_that_answered_for_a_while_does_not_cut_the_client_off_for_good(tmp_path, monkeypatch):
+    """libzmq never calls again where a peer without the right keys answered once, as a plain daemon does."""
+    monkeypatch.setattr("inspectord.client.REDIAL_S", 0.5)
+    before = Wire(tmp_path)
+    client = before.client(heartbeat_timeout_ms=200)
+    before.close()
+    stranger = Wire(tmp_path / "plain", settings=before.settings, mode="plain")
+    events_until(client, lambda event: isinstance(event, Silence))
+    time.sleep(2.0)
+    stranger.close()
+    after = Wire(tmp_path, boot_id="1" * 32, settings=before.settings)
+    try:
+        end_s = time.monotonic() + 10
+        while not isinstance(client.next(0.1), Back):
+            after.heartbeat()
+            assert time.monotonic() < end_s, "silent for good"
+    finally:
+        client.close()
+        after.close()

@@ -205,7 +205,7 @@ def test_a_client_with_a_key_gets_nothing_from_a_plain_daemon(plain, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("keys", "says"), [(None, "without a key"), ("stranger", "not in its folder of allowed keys")]
+    ("keys", "says"), [(None, "without a key"), ("stranger", "it does not allow this key")]
 )
 def test_who_is_not_let_in_is_told_why_that_may_be(wire, keys, says):
     keys = stranger(wire) if keys else None

@@ -61,7 +61,7 @@ def test_a_signed_recipe_is_trusted_and_its_hash_is_unchanged(recipes, keys, tru
 
 
 def test_an_unsigned_recipe_is_refused_with_the_next_step(recipes, trusted):
-    with pytest.raises(RecipeError, match=r"not signed; use `calibrate sign demo 0001 --key`"):
+    with pytest.raises(RecipeError, match=r"not signed; use `calibrate sign demo 0001 --key PRIVATE`"):
         active_recipe(recipes, "demo", trusted)
     assert active_recipe(recipes, "demo").id == "demo/0001"
 
@@ -190,7 +190,7 @@ def test_the_private_key_is_no_trusted_key(keys):
 
 def test_without_the_library_the_error_says_what_to_install(keys, monkeypatch):
     monkeypatch.setattr("inspectord.signature.has_library", lambda: False)
-    with pytest.raises(SettingsError, match=r"install inspectord\[signing\]"):
+    with pytest.raises(SettingsError, match=r"pip install cryptography"):
         TrustedKey(keys / "signing.pub.pem")
 
 
@@ -215,7 +215,7 @@ def test_check_and_run_refuse_an_unsigned_recipe_and_take_a_signed_one(box, reci
     for command in ("check", "run"):
         done = box.run(command, "--config", str(box.config_path))
         assert done.returncode == 65
-        assert "is not signed; use `calibrate sign demo 0001 --key`" in done.stderr
+        assert "is not signed; use `calibrate sign demo 0001 --key PRIVATE`" in done.stderr
     sign(recipes, "demo", "0001", keys / "signing.pem")
     assert box.run("check", "--config", str(box.config_path)).returncode == 0
 

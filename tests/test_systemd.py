@@ -153,9 +153,15 @@ def test_a_second_install_keeps_the_configuration_and_renews_the_units(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["/home/ann/venv", "/root/venv", "/tmp/venv", "/run/user/1/venv"])
-def test_a_program_that_the_sandbox_would_hide_is_refused(place, capsys):
-    assert main(["install-service", "s1", "--dry-run", "--prefix", place]) == 78
+def test_a_program_that_the_sandbox_would_hide_is_refused_and_a_dry_run_warns(place, tmp_path, capsys):
+    root = ["--root", str(tmp_path)]
+    assert main(["install-service", "s1", "--prefix", place, *root]) == 78
     assert f"{place} is below" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main(["install-service", "s1", "--dry-run", "--prefix", place, *root]) == 0
+    said = capsys.readouterr()
+    assert f"warning: {place} is below" in said.err
+    assert "WatchdogSec=" in said.out
     refuse_hidden([Path("/opt/inspectord"), Path("/usr/bin/python3"), Path("/homework")])
 
 

@@ -8,6 +8,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -162,8 +163,8 @@ def _leftovers(line: Line, evidence: Evidence) -> list[str]:
         for run in boot.cameras:
             if _runs_acquire(run.pid):
                 found.append(f"camera process {run.pid} outlived the daemon")
-    for path in line.folder.rglob("*.tmp"):
-        found.append(f"left behind: {path}")
+    with suppress(OSError):  # a disk that a fault broke can't be looked at
+        found += [f"left behind: {path}" for path in line.folder.rglob("*.tmp")]
     return found
 
 

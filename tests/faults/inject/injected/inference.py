@@ -23,6 +23,7 @@ LOG = orders.Log("daemon", "inference")
 def wrap(module: Any) -> None:
     """Wrap Inspector and compile_model of inspectord.inspect."""
     inspector = module.Inspector
+    inspector.fault_code = inspector.fault_wait = None
     inspector.start = _start(inspector.start)
     inspector.wait = _wait(inspector.wait)
     inspector.cancel = _cancel(inspector.cancel)
@@ -38,6 +39,11 @@ def wrap(module: Any) -> None:
 
 def _camera() -> str:
     return threading.current_thread().name.removeprefix("inspect-")
+
+
+def _inspects() -> bool:
+    """False in the threads that load a model and score its golden frames."""
+    return threading.current_thread().name.startswith("inspect-")
 
 
 def _order(point: str) -> dict[str, Any] | None:
@@ -62,6 +68,8 @@ def _start(real: Any) -> Any:
 
 def _wait(real: Any) -> Any:
     def wait(self: Any, timeout_s: float) -> bool:
+        if not _inspects():
+            return bool(real(self, timeout_s))
         order = self.fault_wait = self.fault_wait or _order("wait")
         _fail(order, self.device)
         if order and order["action"] == "hang":  # for ever, as far as the product can tell
@@ -90,8 +98,8 @@ def _cancel(real: Any) -> Any:
 def _result(real: Any) -> Any:
     def result(self: Any) -> Any:
         found, camera = real(self), _camera()
-        if camera == threading.current_thread().name:
-            return found  # no inspection: golden frames, in the main thread
+        if not _inspects():
+            return found
         order = _order("result")
         _fail(order, self.device)
         found = _spoilt(found, order)
