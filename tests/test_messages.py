@@ -129,7 +129,7 @@ def test_topics_name_station_camera_and_verdict():
 
 def test_a_missing_msgpack_says_what_to_install(monkeypatch):
     monkeypatch.setattr("inspectord.messages.find_spec", lambda name: None)
-    with pytest.raises(SettingsError, match=r"inspectord\[msgpack\]"):
+    with pytest.raises(SettingsError, match=r"pip install msgpack"):
         check_encoding("msgpack")
 
 
