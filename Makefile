@@ -40,6 +40,7 @@ faults: $(VENV)/.dev
 soak: $(VENV)/.dev
 	$(BIN)/python -m tests.faults.soak --minutes 30
 	$(BIN)/python -m tests.faults.run --all --times 20 --pairs 200
+	$(BIN)/python -m tests.faults.hostile --connections 10000 --seed 1
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \

@@ -94,7 +94,8 @@ class Daemon:
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         stack.callback(end_messaging, context)
         names = [lane.name for lane in self._lanes]
-        gate = Gate(context, settings.security, settings.publish, health)
+        largest_px = max(lane.frame_px for lane in self._lanes)
+        gate = Gate(context, settings.security, settings.publish, health, largest_px)
         stack.callback(gate.close)
         publisher = Publisher(context, settings.publish, names, gate)
         stack.callback(publisher.close)

@@ -44,7 +44,7 @@ class Health:
 
     @contextlib.contextmanager
     def load(self) -> Iterator[None]:
-        """While this thread compiles a model or draws a picture, which takes memory as nothing else does."""
+        """While this thread compiles a model, which takes memory as nothing else here does."""
         self._loading[threading.get_ident()] = time.monotonic()
         try:
             yield

@@ -118,7 +118,7 @@ class Images:
     def _attempt(self, work: Callable[[], None]) -> bool:
         """Whether it was done; if not, `failing` says why."""
         try:
-            with self._disk_call(), self._health.load():
+            with self._disk_call():
                 work()
         except Exception as error:  # memory for a huge overlay, say: a picture must never stop the line
             if not isinstance(error, (OSError, NoRoomError)):

@@ -79,6 +79,11 @@ class Lane:
         return [f"camera {self.name}: {each}" for each in found if each]
 
     @property
+    def frame_px(self) -> int:
+        height, width, _ = self._ring.frame_shape
+        return height * width
+
+    @property
     def camera_age_s(self) -> float:
         return self._process.age_s
 

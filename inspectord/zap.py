@@ -95,7 +95,12 @@ class Gate:
     """
 
     def __init__(
-        self, context: zmq.Context[Any], security: Security, publish: Publish, health: Health
+        self,
+        context: zmq.Context[Any],
+        security: Security,
+        publish: Publish,
+        health: Health,
+        largest_frame_px: int = 0,
     ) -> None:
         self.denied = 0  # handshakes with a key that is not allowed
         self.epoch = 0  # goes up when everybody must be turned out
@@ -105,7 +110,7 @@ class Gate:
         self._stopping = threading.Event()
         self._allowed = AllowList(security.keys_dir / "allowed")
         self._refused: dict[str, float] = {}  # name -> until when
-        self._growth = Growth()
+        self._growth = Growth(largest_frame_px)
         self._turned_out_s = self._looked_s = self._told_s = -LOG_S
         self._untold = 0
         if not _opens_tcp(publish):

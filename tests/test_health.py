@@ -90,6 +90,16 @@ def test_memory_that_a_compiled_model_takes_is_no_flood(monkeypatch):
     assert watch.is_suspicious(is_ours=stages.is_loading)
 
 
+def test_the_picture_of_a_large_frame_is_no_flood(monkeypatch):
+    """Drawing the overlay of 12 megapixels takes 472 MB for a moment."""
+    resident = 100 << 20
+    monkeypatch.setattr(growth, "resident_bytes", lambda: resident)
+    small, large = growth.Growth(1_000_000), growth.Growth(12_000_000)
+    resident += 472 << 20
+    assert small.is_suspicious()
+    assert not large.is_suspicious()
+
+
 def test_memory_that_grows_slowly_is_no_flood(monkeypatch):
     """A history of a million verdicts takes a gigabyte in the end."""
     resident = 100 << 20

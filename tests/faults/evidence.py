@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -141,6 +142,15 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 def read_journal(path: Path) -> Journal:
     """Every row's message, decoded; raises sqlite3.Error for a file that is damaged."""
+    for _ in range(5):
+        try:
+            return _read_journal(path)
+        except sqlite3.OperationalError:  # "locking protocol": others were opening it at that moment
+            time.sleep(0.5)
+    return _read_journal(path)
+
+
+def _read_journal(path: Path) -> Journal:
     journal: Journal = {}
     database = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=5)
     try:

@@ -85,12 +85,20 @@ def _run_all(units: list[Unit], out: Path, jobs: int) -> None:
         futures = {pool.submit(unit[1], *unit[2]): unit for unit in todo}
         try:
             for future in concurrent.futures.as_completed(futures):
-                row, path = future.result(), _file(out, futures[future])
+                row, path = _outcome(future, futures[future]), _file(out, futures[future])
                 path.write_text(json.dumps(asdict(row), indent=1) + "\n")
                 print(_in_words(row), flush=True)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _outcome(future: concurrent.futures.Future[Row], unit: Unit) -> Row:
+    """What broke the harness itself is told in the table like a violation, and the rest goes on."""
+    try:
+        return future.result()
+    except Exception as error:
+        return Row(unit[0], violations=[f"the harness failed: {type(error).__name__}: {error}"])
 
 
 def _file(out: Path, unit: Unit) -> Path:

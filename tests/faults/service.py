@@ -37,6 +37,7 @@ class Service:
         self.log_path = folder / "daemon.log"
         self.cameras = self.setup.names
         self.alone = True  # False: another fault strikes at the same time
+        self.timed = True  # False: the machine may have other things to do, and nothing is said of seconds
         self.exit_codes: list[int] = []
         self.endpoints = {"verdicts": free_endpoint(), "replay": free_endpoint()}
         self.keys_dir = folder / "keys"
