@@ -155,8 +155,12 @@ class Service:
         (self.control / "line.json").write_text(json.dumps(self.setup.injected()))
 
     def _ready_since(self, since_ns: int) -> bool:
-        beats = self.recorder.beats
-        return bool(beats) and beats[-1][0] > since_ns and beats[-1][1]["state"] == "ready"
+        """Ready, or degraded by nothing but a journal that was set aside, which is told until the next start."""
+        if not self.recorder.beats or self.recorder.beats[-1][0] <= since_ns:
+            return False
+        state = self.recorder.beats[-1][1]
+        told = f"journal: {state['journal_set_aside']}"
+        return bool(state["state"] == "ready" or state["troubles"] == [told])
 
     def _end(self, number: signal.Signals, how: str, timeout_s: float) -> int:
         assert self.process is not None

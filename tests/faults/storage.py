@@ -137,7 +137,7 @@ def journal_damaged_at_start(line: Line, rng: random.Random) -> float:
         file.write(rng.randbytes(4096))
     took_s = line.restart()
     assert list(line.state_dir.glob("journal.sqlite.damaged-*")), "the damaged journal was not kept"
-    assert line.recorder.state["journal_set_aside"], "heartbeats say nothing of the damaged journal"
+    assert "set aside" in line.recorder.state["troubles"][0], "heartbeats say nothing of the damaged journal"
     read_journal(_journal(line))
     return took_s
 
