@@ -155,7 +155,7 @@ class Service:
         (self.control / "line.json").write_text(json.dumps(self.setup.injected()))
 
     def _ready_since(self, since_ns: int) -> bool:
-        """Ready, or degraded by nothing but a journal that was set aside, which is told until the next start."""
+        """Ready, or degraded only by a journal that was set aside, which is told until the next start."""
         if not self.recorder.beats or self.recorder.beats[-1][0] <= since_ns:
             return False
         state = self.recorder.beats[-1][1]
