@@ -22,7 +22,7 @@ class ImageFiles:
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self._folder, self._quota_bytes = folder, quota_bytes
-        self._kept: deque[tuple[Path, int]] = deque()
+        self._kept: deque[tuple[str, int]] = deque()  # names, as a Path takes four times the memory
         self._total = 0
         self._has_looked = False
         self._leftovers: list[Path] = []  # of a reject that failed on a disk that deletes nothing either
@@ -47,7 +47,7 @@ class ImageFiles:
                 path = self._folder / name
                 self._leftovers += [path, unfinished(path)]
                 write_atomically(path, data)
-                written.append((path, len(data)))
+                written.append((str(path), len(data)))
         except OSError:
             with suppress(OSError):
                 self._tidy_up()
@@ -73,7 +73,8 @@ class ImageFiles:
         if needed > self._quota_bytes:
             raise NoRoomError(f"{needed / 1e6:.1f} MB are more than images.quota_mb; raise it")
         while self._total + needed > self._quota_bytes:
-            path, size = self._kept[0]
+            name, size = self._kept[0]
+            path = Path(name)
             path.unlink(missing_ok=True)  # before it is forgotten: on a read-only disk it stays, and counts
             self._kept.popleft()
             self._total -= size
@@ -108,7 +109,7 @@ def unfinished(path: Path) -> Path:
     return path.with_name(path.name + ".tmp")
 
 
-def _kept_files(folder: Path) -> deque[tuple[Path, int]]:
+def _kept_files(folder: Path) -> deque[tuple[str, int]]:
     """Files and sizes below folder, oldest first; what a crash left unfinished is removed."""
     found = []
     for path in folder.rglob("*_*.*"):
@@ -118,7 +119,7 @@ def _kept_files(folder: Path) -> deque[tuple[Path, int]]:
             elif path.is_file():
                 status = path.stat()
                 found.append((status.st_mtime_ns, str(path), status.st_size))
-    return deque((Path(name), size) for _, name, size in sorted(found))
+    return deque((name, size) for _, name, size in sorted(found))
 
 
 def _remove_if_empty(folder: Path, top: Path) -> None:
