@@ -1,0 +1,1 @@
+"""Pre-training of the bundled backbone: scenes, defects, photographs, losses. Needs torch."""
