@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 GOLDEN_TOLERANCE = 1e-4  # relative, between starts on one box
 
 
-def recipe_table(plan: Plan, limit: Limit, golden: int, staging: Path) -> dict[str, Any]:
-    """recipe.toml; holds no time, host or path, so the same frames always give the same hash."""
+def recipe_table(
+    plan: Plan, parameters: dict[str, Any], limit: Limit, golden: int, staging: Path
+) -> dict[str, Any]:
+    """recipe.toml; holds no time, host or path, so the same frames always give the same hash.
+
+    parameters are those of the model kind alone.
+    """
     options, geometry = plan.options, plan.geometry
     files = sorted(path for path in staging.rglob("*") if path.is_file())
-    folds = {"loo": "leave-one-out", "run": "one run at a time"}.get(options.folds, f"{options.folds} folds")
-    if options.augment and options.folds == "loo":
-        folds = f"{len(np.unique(plan.folds.of_frame))} folds"
     return {
         "schema_version": SCHEMA,
         "product": options.product,
@@ -43,7 +45,7 @@ def recipe_table(plan: Plan, limit: Limit, golden: int, staging: Path) -> dict[s
             "cell_px": geometry.cell / geometry.scale,
         },
         "model": {
-            "kind": "padim",
+            "kind": plan.kind.name,
             "backbone": plan.backbone.name,
             "backbone_hash": plan.backbone.digest,
             "layers": list(plan.backbone.layers),
@@ -52,7 +54,7 @@ def recipe_table(plan: Plan, limit: Limit, golden: int, staging: Path) -> dict[s
                 "reduction": options.reduction,
                 "seed": options.seed,
                 "augment": options.augment,
-                "epsilon": options.epsilon,
+                **parameters,
                 "smoothing_px": options.smoothing_px,
                 "good_frames": plan.good.digest,
             },
@@ -62,10 +64,16 @@ def recipe_table(plan: Plan, limit: Limit, golden: int, staging: Path) -> dict[s
             "precision": options.precision,
             "openvino": ov.__version__,
         },
-        "limits": limit.for_recipe(folds).model_dump(),
+        "limits": limit.for_recipe(_folds(plan)).model_dump(),
         "golden": {"frames": golden, "tolerance": GOLDEN_TOLERANCE},
         "files": {str(path.relative_to(staging)): file_hash(path) for path in files},
     }
+
+
+def _folds(plan: Plan) -> str:
+    if plan.options.folds == "run":
+        return "one run at a time"
+    return "leave-one-out" if plan.folds.leave_one_out else f"{len(np.unique(plan.folds.of_frame))} folds"
 
 
 def provenance(plan: Plan) -> dict[str, str]:

@@ -7,31 +7,28 @@ import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from calibrate import padim
 from calibrate.augment import augmented, marked
 from calibrate.backbones import Backbone, open_backbone
 from calibrate.folds import Folds, choose_folds
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
-from calibrate.heads import WhiteningWriter, is_packed, stored_values
 from calibrate.images import GoodFrames, collect_good_frames
+from calibrate.kinds import Kind, open_kind
 from calibrate.options import Estimate, FitOptions
 from calibrate.progress import Progress
-from calibrate.publish import Fitted, publish
+from calibrate.publish import publish
 from calibrate.region import Region, make_region
-from calibrate.spool import Scratch, Spool
+from calibrate.spool import Scratch
 from calibrate.tiles import Geometry, Joiner, plan
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
 from inspectord.inspect import compile_model
 from inspectord.recipe import FrameSpec, Recipe
 
-DIMENSIONS = 100  # Defard et al. 2021, section IV: ResNet-18
 GOLDEN_FRAMES = 5
 
 
@@ -43,6 +40,7 @@ class Plan:
     good: GoodFrames
     region: Region
     geometry: Geometry
+    kind: Kind
     backbone: Backbone
     reduction: Reduction
     graph: ov.Model  # frame to embeddings
@@ -77,9 +75,11 @@ def prepare(options: FitOptions, progress: Progress) -> Plan:
 
     Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
     """
-    backbone = open_backbone(options.backbone, options.weights, options.layers)
+    kind = _kind(options)
+    layers = options.layers or kind.layers(options.backbone)
+    backbone = open_backbone(options.backbone, options.weights, layers)
     good = collect_good_frames(options.folders, options.letterbox, options.skip_bad, progress)
-    folds = choose_folds(good, options.folds, options.augment)
+    folds = choose_folds(good, kind.folds(options.folds, len(good)), options.augment)
     region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
     steps, channels = strides(backbone, good.shape[2])
     geometry = plan(
@@ -91,11 +91,21 @@ def prepare(options: FitOptions, progress: Progress) -> Plan:
         overlap=options.overlap,
         grid=options.grid,
     )
-    reduction = padim.reduce_dimensions(
-        channels, options.dimensions or DIMENSIONS, options.reduction, options.seed
+    reduction = kind.reduction(channels, options)
+    graph = feature_model(
+        _frame_spec(good), geometry, backbone, reduction, region.ignored, kind.locally_aware
     )
-    graph = feature_model(_frame_spec(good), geometry, backbone, reduction, region.ignored)
-    return Plan(options, good, region, geometry, backbone, reduction, graph, folds)
+    return Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds)
+
+
+def _kind(options: FitOptions) -> Kind:
+    kind = open_kind(options.model)
+    if options.precision not in kind.precisions:
+        raise FitError(
+            f"--model {kind.name} needs --precision {' or '.join(kind.precisions)}, got {options.precision}: "
+            "the distances of its patches would be lost in rounding"
+        )
+    return kind
 
 
 def _request(plan: Plan) -> ov.InferRequest:
@@ -106,25 +116,23 @@ def _request(plan: Plan) -> ov.InferRequest:
 
 
 def estimate(plan: Plan) -> Estimate:
-    """Time and memory of the fit; times one frame on this box, and sees what memory its inference takes."""
+    """Time and memory of the fit; times one frame on this box, and sees what memory its inference takes.
+
+    Raises FitError where the model kind foresees that it can't be done.
+    """
     frame_s = _frame_seconds(plan)
-    peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
-    packed = is_packed(p, d)
-    recipe = p * stored_values(d, packed) * (2 if packed else 4)
-    factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
-    operations = p * d * d * (2 * n * factorisations + d * factorisations)
+    cost = plan.kind.cost(plan, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
     return Estimate(
         frames=len(plan.good),
-        positions=p,
-        dimensions=d,
+        positions=plan.positions,
+        dimensions=plan.reduction.dimensions,
         frame_ms=frame_s * 1e3,
-        recipe_mb=recipe / 1e6,
-        disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
-        # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
-        memory_mb=max(plan.options.memory_mb, peak_mb + recipe / 1e6 * (1.2 if packed else 2)),
-        seconds=n * frame_s * 1.3 + operations / 15e9 + p * d * d * 5e-8 + 3,
+        recipe_mb=cost.recipe_mb,
+        disk_mb=cost.disk_mb,
+        memory_mb=cost.memory_mb,
+        seconds=plan.samples * frame_s * 1.3 + cost.seconds,
         cell_px=plan.geometry.cell / plan.geometry.scale,
+        about=cost.about,
     )
 
 
@@ -138,34 +146,10 @@ def _frame_seconds(plan: Plan) -> float:
 
 def fit(plan: Plan, progress: Progress) -> Recipe:
     """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
+    joiner = _joiner(plan)
     with Scratch() as folder:
-        writer, held_out, checked = _fit_gaussians(plan, folder, progress)
-        joiner = _joiner(plan)
-        tracked = progress.track(range(held_out.shape[0]), "scoring held-out frames")
-        fitted = Fitted(
-            held_out=np.array([joiner(held_out.read_frame(i)).max() for i in tracked]),
-            checked=np.array([joiner(checked.read_frame(i)).max() for i in range(checked.shape[0])]),
-        )
-        held_out.close()
-        checked.close()
-        return publish(plan, recipe_model(plan.graph, writer, joiner), fitted, folder, progress)
-
-
-def _fit_gaussians(plan: Plan, folder: Path, progress: Progress) -> tuple[WhiteningWriter, Spool, Spool]:
-    options, p, d = plan.options, plan.positions, plan.reduction.dimensions
-    budget = max(50e6, (options.memory_mb * 1e6 - 600e6) / 2)
-    block = padim.block_width(plan.samples, d, budget)
-    features = Spool(folder, plan.samples + 1, p, d, block)
-    for index, embeddings in enumerate(_embeddings(plan, progress)):
-        features.write_frame(index, embeddings)
-    writer = WhiteningWriter(folder, p, d)
-    held_out = Spool(folder, int(plan.folds.measured.sum()), p, 1, block)
-    look_at = np.append(plan.golden * (1 + options.augment), plan.samples)
-    checked = Spool(folder, len(look_at), p, 1, block)
-    blocks = progress.track(features.blocks(), "fitting positions")
-    padim.fit_positions(features, blocks, options.epsilon, plan.folds, look_at, writer, held_out, checked)
-    features.close()
-    return writer, held_out, checked
+        fitted = plan.kind.learn(plan, _embeddings(plan, progress), joiner, folder, progress)
+        return publish(plan, recipe_model(plan.graph, fitted.head, joiner), fitted, folder, progress)
 
 
 def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float32]]:

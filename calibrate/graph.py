@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -41,13 +42,15 @@ def feature_model(
     backbone: Backbone,
     reduction: Reduction,
     ignored: npt.NDArray[np.bool_] | None,
+    locally_aware: bool = False,
 ) -> ov.Model:
     """Graph from a frame, uint8 (1, height, width, channels), to embeddings (positions, d).
 
     Positions run over tiles, then rows, then columns. ignored, bool (height, width), hides pixels.
+    locally_aware brings the layers together as PatchCore does, instead of PaDiM's nearest neighbour.
     """
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
-    embeddings = _embeddings(pixels.output(0), geometry, backbone, reduction, ignored)
+    embeddings = _embeddings(pixels.output(0), geometry, backbone, reduction, ignored, locally_aware)
     embeddings.get_tensor().set_names({"embeddings"})
     return _named(ov.Model([op.result(embeddings)], [pixels], "features"))
 
@@ -79,6 +82,7 @@ def _embeddings(
     backbone: Backbone,
     reduction: Reduction,
     ignored: npt.NDArray[np.bool_] | None,
+    locally_aware: bool,
 ) -> ov.Output:
     if ignored is not None and ignored.any():
         pixels = op.select(
@@ -89,11 +93,11 @@ def _embeddings(
     rows, columns = geometry.tile_grid
     if reduction.matrices:
         maps = [_projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
-        whole = _upsampled(maps[0], rows, columns)
-        for m in maps[1:]:
-            whole = op.add(whole, _upsampled(m, rows, columns)).output(0)
+    maps = [_aware(m, rows, columns) if locally_aware else _upsampled(m, rows, columns) for m in maps]
+    if reduction.matrices:
+        whole = functools.reduce(lambda a, b: op.add(a, b).output(0), maps)
     else:
-        whole = op.concat([_upsampled(m, rows, columns) for m in maps], 1).output(0)
+        whole = op.concat(maps, 1).output(0)
     last = op.transpose(whole, op.constant([0, 2, 3, 1]))
     return op.reshape(last, op.constant([-1, reduction.dimensions]), False).output(0)
 
@@ -119,14 +123,7 @@ def _scaled(planes: ov.Output, geometry: Geometry) -> ov.Output:
             planes, [factor] * 2, [0, 0], [0, 0], [factor] * 2, True, rounding_type="ceil"
         ).output(0)
     if planes.get_shape()[2:] != [height, width]:
-        planes = op.interpolate(
-            planes,
-            op.constant([height, width]),
-            mode="linear_onnx",
-            shape_calculation_mode="sizes",
-            coordinate_transformation_mode="half_pixel",
-            axes=op.constant([2, 3]),
-        ).output(0)
+        planes = _resized(planes, height, width)
     return planes
 
 
@@ -158,6 +155,26 @@ def _upsampled(maps: ov.Output, rows: int, columns: int) -> ov.Output:
         shape_calculation_mode="sizes",
         coordinate_transformation_mode="asymmetric",
         nearest_mode="floor",
+        axes=op.constant([2, 3]),
+    ).output(0)
+
+
+def _aware(maps: ov.Output, rows: int, columns: int) -> ov.Output:
+    """Mean of each 3 x 3 neighbourhood, zeros beyond the edge, then bilinear: Roth et al. 2022, section 3.1,
+    in the form of its reference implementations.
+    """
+    means = op.avg_pool(maps, [1, 1], [1, 1], [1, 1], [3, 3], False).output(0)
+    return means if means.get_shape()[2:] == [rows, columns] else _resized(means, rows, columns)
+
+
+def _resized(planes: ov.Output, height: int, width: int) -> ov.Output:
+    """Bilinear, the corners of the corner pixels on those of the old ones."""
+    return op.interpolate(
+        planes,
+        op.constant([height, width]),
+        mode="linear_onnx",
+        shape_calculation_mode="sizes",
+        coordinate_transformation_mode="half_pixel",
         axes=op.constant([2, 3]),
     ).output(0)
 
@@ -214,6 +231,13 @@ def _named(model: ov.Model) -> ov.Model:
     for number, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
     return model
+
+
+def position_cells(geometry: Geometry) -> npt.NDArray[np.int64]:
+    """Row and column in the joined map of every position, (positions, 2)."""
+    within = np.indices(geometry.tile_grid).reshape(2, -1).T
+    corners = np.array([(top, left) for top in geometry.rows.offsets for left in geometry.columns.offsets])
+    return (corners[:, None] // geometry.cell + within).reshape(-1, 2)
 
 
 def valid_cells(geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> npt.NDArray[np.bool_]:

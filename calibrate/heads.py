@@ -182,14 +182,15 @@ def _root(squares: list[ov.Output]) -> ov.Output:
     return op.sqrt(total).output(0)
 
 
-def _divisor(number: int, most: int) -> int:
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of number that is at most `most`."""
     return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
 
 
 def _loop(rows: ov.Output, cuts: list[Band], stores: list[_Packed]) -> ov.Output:
     """A loop over blocks of positions, each unpacked to float32 in the cache."""
     positions, _, dimensions = rows.get_shape()
-    block = _divisor(positions, LOOP_POSITIONS)
+    block = largest_divisor(positions, LOOP_POSITIONS)
     inner_rows = op.parameter([block, 1, dimensions], ov.Type.f32)
     inputs: list[tuple[op.Parameter, ov.Output]] = [(inner_rows, rows)]
     squares = []

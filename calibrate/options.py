@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+MODELS = ("padim", "patchcore")
+
 
 @dataclass(frozen=True)
 class FitOptions:
@@ -14,10 +16,11 @@ class FitOptions:
     product: str
     recipes_dir: Path
     folders: tuple[Path, ...]
+    model: Literal["padim", "patchcore"] = "padim"
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None
-    dimensions: int | None = None  # None: 100, the paper's choice for ResNet-18
+    dimensions: int | None = None  # None: for padim 100, the paper's choice for ResNet-18; else all
     reduction: Literal["random", "semi-orthogonal"] = "random"
     seed: int = 0
     augment: int = 0  # rotated and shifted copies of every frame (the paper's modified PaDiM)
@@ -30,6 +33,10 @@ class FitOptions:
     ignore_png: Path | None = None
     ignore_polygons: tuple[tuple[tuple[int, int], ...], ...] = ()
     epsilon: float = 0.01  # on the covariances' diagonals (the paper's)
+    coreset: str | None = (
+        None  # patchcore: "10%" of the good patches, or a number; None: see candidates.Sizes
+    )
+    position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
     smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
     max_false_reject_rate: float = 0.001
     folds: str = "loo"  # "loo", "run", or a number
@@ -54,12 +61,14 @@ class Estimate:
     memory_mb: float
     seconds: float
     cell_px: float  # side of one map cell in frame pixels
+    about: str = ""  # what else the model kind has to say
 
     def lines(self) -> list[str]:
         """Plain words for the terminal."""
         return [
             f"{self.frames} good frames; a map of {self.positions} positions, one every {self.cell_px:.3g} "
             f"pixels of the frame, {self.dimensions} features each",
+            *([self.about] if self.about else []),
             f"about {_duration(self.seconds)} ({self.frame_ms:.0f} ms a frame for features), "
             f"up to {self.memory_mb:.0f} MB of memory, {self.disk_mb:.0f} MB of temporary disk; "
             f"the recipe takes {self.recipe_mb:.0f} MB",

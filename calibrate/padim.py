@@ -10,16 +10,87 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 from scipy.linalg.lapack import dtrtri
 
 from calibrate.folds import Folds, Indices
 from calibrate.graph import Reduction
-from calibrate.heads import WhiteningWriter
+from calibrate.heads import WhiteningWriter, is_packed, stored_values
+from calibrate.kinds import Cost, Fitted
+from calibrate.options import FitOptions
+from calibrate.progress import Progress
 from calibrate.spool import Spool
-from calibrate.tiles import Doubles
+from calibrate.tiles import Doubles, Joiner
 from inspectord.errors import FitError
+
+if TYPE_CHECKING:
+    from calibrate.fit import Plan
+
+DIMENSIONS = 100  # section IV: ResNet-18
+
+
+class Padim:
+    """The kind `padim`."""
+
+    name, locally_aware = "padim", False
+    precisions: tuple[str, ...] = ("f32", "bf16", "f16")
+
+    def layers(self, backbone: str) -> tuple[str, ...] | None:
+        return None
+
+    def folds(self, how: str, frames: int) -> str:
+        """Leaving one out costs nothing here: see leave_one_out."""
+        return how
+
+    def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
+        return reduce_dimensions(channels, options.dimensions or DIMENSIONS, options.reduction, options.seed)
+
+    def cost(self, plan: Plan, peak_mb: float) -> Cost:
+        """Blocks of positions keep within memory_mb, unless the network or the recipe alone takes more."""
+        d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
+        packed = is_packed(p, d)
+        recipe = p * stored_values(d, packed) * (2 if packed else 4)
+        factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
+        operations = p * d * d * (2 * n * factorisations + d * factorisations)
+        return Cost(
+            recipe_mb=recipe / 1e6,
+            disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
+            # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
+            memory_mb=max(plan.options.memory_mb, peak_mb + recipe / 1e6 * (1.2 if packed else 2)),
+            seconds=operations / 15e9 + p * d * d * 5e-8 + 3,
+        )
+
+    def learn(
+        self,
+        plan: Plan,
+        embeddings: Iterable[npt.NDArray[np.float32]],
+        joiner: Joiner,
+        folder: Path,
+        progress: Progress,
+    ) -> Fitted:
+        options, p, d = plan.options, plan.positions, plan.reduction.dimensions
+        budget = max(50e6, (options.memory_mb * 1e6 - 600e6) / 2)
+        block = block_width(plan.samples, d, budget)
+        features = Spool(folder, plan.samples + 1, p, d, block)
+        for index, values in enumerate(embeddings):
+            features.write_frame(index, values)
+        writer = WhiteningWriter(folder, p, d)
+        away = Spool(folder, int(plan.folds.measured.sum()), p, 1, block)
+        look_at = np.append(plan.golden * (1 + options.augment), plan.samples)
+        checked = Spool(folder, len(look_at), p, 1, block)
+        blocks = progress.track(features.blocks(), "fitting positions")
+        fit_positions(features, blocks, options.epsilon, plan.folds, look_at, writer, away, checked)
+        features.close()
+        tracked = progress.track(range(away.shape[0]), "scoring held-out frames")
+        held_out_scores = np.array([joiner(away.read_frame(i)).max() for i in tracked])
+        checked_scores = np.array([joiner(checked.read_frame(i)).max() for i in range(len(look_at))])
+        away.close()
+        checked.close()
+        return Fitted(writer, held_out_scores, checked_scores, {"epsilon": options.epsilon})
 
 
 def reduce_dimensions(channels: tuple[int, ...], dimensions: int, how: str, seed: int) -> Reduction:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ import tomli_w
 
 from calibrate.describe import provenance, recipe_table
 from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process
+from calibrate.kinds import Fitted
 from calibrate.limits import Limit, find_limit
 from calibrate.progress import Progress
 from calibrate.report import Example, ReportData, write_report
@@ -30,14 +30,6 @@ if TYPE_CHECKING:
 PARITY_F32, PARITY_16_BIT = 1e-3, 0.05
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """What the statistics say, before the compiled graph was asked."""
-
-    held_out: npt.NDArray[np.float64]  # (frames,) scores of good parts, each held out
-    checked: npt.NDArray[np.float64]  # (golden frames and the marked one,) what the graph must repeat
-
-
 def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress: Progress) -> Recipe:
     """Write the next version of the product, or nothing: it appears whole, after its gate.
 
@@ -49,7 +41,7 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
     if not fitted.held_out.any():
         raise FitError(
             "all good frames are the same inside the region, so nothing can be learned there; choose another "
-            "--roi or mask, or a smaller --epsilon"
+            "--roi or mask" + (", or a smaller --epsilon" if options.model == "padim" else "")
         )
     with new_version(options.recipes_dir, options.product) as staging:
         for _ in progress.track(range(1), "writing the graph"):
@@ -60,7 +52,7 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         held_out = fitted.held_out * _widening(plan, fitted, scored)
         limit = find_limit(held_out, options.max_false_reject_rate)
         _write_golden_scores(staging.path, golden, scored)
-        _write_toml(staging.path, recipe_table(plan, limit, len(golden), staging.path))
+        _write_toml(staging.path, recipe_table(plan, fitted.parameters, limit, len(golden), staging.path))
         _write_provenance(staging.path, plan)
         for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
             check_in_fresh_process(staging.path, options.threads)

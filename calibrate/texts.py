@@ -65,6 +65,19 @@ def folds(text: str) -> str:
     return text
 
 
+def coreset(text: str) -> str:
+    share = text.removesuffix("%")
+    try:
+        size = float(share) if share != text else int(text)
+    except ValueError:
+        size = 0
+    if not 0 < size <= (100 if share != text else math.inf):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no share or number of patches; give it as in 10% or 4000"
+        )
+    return text
+
+
 def names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(","))
     if not all(names):
