@@ -32,14 +32,21 @@ GOES_WITH = {
     "rate": ("folder", "video", "line"),
 }
 
+OF_MODEL = {"epsilon": "padim", "coreset": "patchcore", "position_weight": "patchcore"}
+
 
 def fit_options(options: argparse.Namespace) -> FitOptions:
     """Flags not given leave FitOptions' own default. Raises SettingsError for ones without effect."""
     if options.overlap is not None and not (options.tile or options.grid):
         raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
-    named = options.backbone not in (None, "bundled") and not options.backbone.endswith((".onnx", ".xml"))
+    named = options.backbone is not None and not options.backbone.endswith((".onnx", ".xml"))
     if options.weights is not None and not named:
         raise SettingsError("--weights goes with a --backbone by name, as in resnet18; leave it out")
+    if options.model == "patchcore" and options.reduction is not None and options.dimensions is None:
+        raise SettingsError("--reduction goes with --dimensions here, else nothing is left out; leave it out")
+    for flag, model in OF_MODEL.items():
+        if getattr(options, flag) is not None and (options.model or FitOptions.model) != model:
+            raise SettingsError(f"--{flag.replace('_', '-')} goes with --model {model} only; leave it out")
     given = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("folders", "ignore_polygons"):

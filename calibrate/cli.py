@@ -132,6 +132,17 @@ def _sign(options: argparse.Namespace) -> int:
     return 0
 
 
+def _pretrain(options: argparse.Namespace) -> int:
+    try:
+        from calibrate.pretrain.command import pretrain
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise StateError("pre-training needs torch: `pip install 'inspectord[train]'`") from error
+    print(f"weights: {pretrain(options, _progress())}")
+    return 0
+
+
 def _rollback(options: argparse.Namespace) -> int:
     from calibrate.store import rollback
 
@@ -268,5 +279,14 @@ COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
         "make the version active that was active before",
         {"calibrate rollback flange": "the new recipe rejects too much: back to the one before it"},
         flags.add_product,
+    ),
+    "pretrain": (
+        _pretrain,
+        "train the bundled backbone anew on photographs and made-up scenes (developers; needs torch)",
+        {
+            "calibrate pretrain corpus --out runs/lite --threads 2": "over an hour on two cores; the same "
+            "command continues a run that was stopped"
+        },
+        flags.add_pretrain,
     ),
 }

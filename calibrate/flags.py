@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from calibrate import texts
+from calibrate.options import MODELS
 
 ENOUGH_FRAMES = 300  # 299 good parts, none over the limit, prove at most 1 false reject in 100
 
@@ -76,18 +77,46 @@ def _add_region(parser: argparse.ArgumentParser) -> None:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model").add_argument
     add(
+        "--model",
+        choices=MODELS,
+        help="padim: what is normal at each place, for parts that lie alike; patchcore: what is normal "
+        "anywhere, for textures and parts that move; default: padim",
+    )
+    add(
         "--backbone",
         metavar="NAME|FILE",
         help="bundled, mobilenet_v2, resnet18, resnet34, resnet50, wide_resnet50_2 or an .onnx/.xml file; "
-        "default: bundled, the only one without --weights",
+        "default: bundled, the only one that needs no --weights",
     )
-    add("--weights", type=Path, metavar="FILE", help="the backbone's weights, .pth or .safetensors")
+    add(
+        "--weights",
+        type=Path,
+        metavar="FILE",
+        help="the backbone's weights, .pth or .safetensors; with bundled, those of calibrate pretrain",
+    )
     add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
-    add("--dimensions", type=texts.number(1), metavar="N", help="features kept a position; default: 100")
+    add(
+        "--dimensions",
+        type=texts.number(1),
+        metavar="N",
+        help="features kept; default: padim 100 or all where there are fewer, patchcore all",
+    )
     add("--reduction", choices=("random", "semi-orthogonal"), help="how they are chosen; default: random")
-    add("--seed", type=texts.count, metavar="N", help="of that choice; default: 0")
+    add("--seed", type=texts.count, metavar="N", help="of every random choice; default: 0")
     add("--augment", type=texts.count, metavar="N", help="shifted and turned copies a frame; default: 0")
-    add("--epsilon", type=texts.number(1e-9, float), help="added to the variances; default: 0.01")
+    add("--epsilon", type=texts.number(1e-9, float), help="padim: added to the variances; default: 0.01")
+    add(
+        "--coreset",
+        type=texts.coreset,
+        metavar="P%|N",
+        help="patchcore: share or number of the good patches to keep; default: 10%%, at most 4096",
+    )
+    add(
+        "--position-weight",
+        type=texts.number(0, float),
+        metavar="W",
+        help="patchcore: what a patch's place counts; 1: as much as its looks across the frame; default: 0",
+    )
     add(
         "--smoothing",
         dest="smoothing_px",
@@ -157,6 +186,30 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
         metavar="HZ",
         help="with --line, --folder, --video: frames a second; default: 10 for --line, else no pause",
     )
+
+
+def add_pretrain(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("corpus", type=Path, metavar="CORPUS", help="photographs, laid out as SOURCE/CLASS/IMAGE.jpg")
+    add(
+        "--out",
+        type=Path,
+        required=True,
+        metavar="DIR",
+        help="checkpoint and weights; a run that was stopped continues here",
+    )
+    add("--steps", type=texts.number(1), default=5000, metavar="N", help="default: %(default)s")
+    add("--rate", type=texts.number(1e-9, float), default=2e-3, help="of learning; default: %(default)s")
+    add("--seed", type=texts.count, default=0, metavar="N", help="of everything random; default: 0")
+    add(
+        "--without",
+        type=texts.names,
+        default=(),
+        metavar="A,B/C",
+        help="sources or classes to leave out, kept for choosing between trainings",
+    )
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="default: cpu")
+    add("--threads", type=texts.count, default=0, metavar="N", help="default: 0, all cores")
 
 
 def add_recipe(parser: argparse.ArgumentParser) -> None:

@@ -147,10 +147,11 @@ def test_fit_says_the_cost_the_limit_the_recipe_the_report_and_the_next_step(fit
 
 def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
     line = (
-        f"fit a b --product p --recipes {tmp_path} --backbone resnet18 --weights w.pth --layers x,y "
+        f"fit a b --product p --recipes {tmp_path} --model patchcore --coreset 5% --position-weight 0.5 "
+        "--backbone resnet18 --weights w.pth --layers x,y "
         "--dimensions 7 --reduction semi-orthogonal --seed 3 --augment 2 --letterbox 64x48 --resize 40 "
         "--tile 32 --overlap 8 --grid 2x3 --roi 1,2,3,4 --ignore m.png --ignore-polygon '0,0 1,0 1,1' "
-        "--ignore-polygon '5,5 6,5 6,6' --epsilon 0.5 --smoothing 0 --max-false-rejects 1/50 --folds 5 "
+        "--ignore-polygon '5,5 6,5 6,6' --smoothing 0 --max-false-rejects 1/50 --folds 5 "
         "--device GPU --precision bf16 --threads 3 --skip-bad --no-activate --memory-mb 900"
     )
     options = fit_options(cli._parser().parse_args(shlex.split(line)))
@@ -158,6 +159,7 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         product="p",
         recipes_dir=tmp_path,
         folders=(Path("a"), Path("b")),
+        model="patchcore",
         backbone="resnet18",
         weights=Path("w.pth"),
         layers=("x", "y"),
@@ -173,7 +175,8 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         roi=(1, 2, 3, 4),
         ignore_png=Path("m.png"),
         ignore_polygons=(((0, 0), (1, 0), (1, 1)), ((5, 5), (6, 5), (6, 6))),
-        epsilon=0.5,
+        coreset="5%",
+        position_weight=0.5,
         smoothing_px=0.0,
         max_false_reject_rate=0.02,
         folds="5",
@@ -188,7 +191,9 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
     unlike = [
         f.name for f in dataclasses.fields(options) if getattr(options, f.name) == getattr(default, f.name)
     ]
-    assert unlike == ["product", "recipes_dir"]
+    assert unlike == ["product", "recipes_dir", "epsilon"]  # of another model
+    parsed = cli._parser().parse_args(shlex.split("fit a --product p --epsilon 0.5"))
+    assert fit_options(parsed).epsilon == 0.5
 
 
 def test_without_flags_the_options_keep_their_own_defaults(tmp_path):
@@ -327,6 +332,7 @@ def test_what_makes_a_fit_impossible_is_one_line_and_changes_nothing(
         (("--grid", "2"), "'2' is no pair of numbers"),
         (("--folds", "1"), "'1' is not loo, run or a number from 2 up"),
         (("--dimensions", "0"), "'0' is no whole number from 1 up"),
+        (("--coreset", "0%"), "is no share or number of patches"),
         (("--smoothing", "nan"), "'nan' is no number from 0 up"),
         (("--layers", "a,,b"), "is no list of names"),
         (("--resise", "64"), "unrecognized arguments: --resise 64"),
@@ -340,7 +346,14 @@ def test_a_wrong_flag_is_told_in_one_line_with_what_was_expected(good, capsys, f
 
 @pytest.mark.parametrize(
     ("flags", "hint"),
-    [(("--overlap", "8"), "--tile or --grid"), (("--weights", "w.pth"), "--backbone by name")],
+    [
+        (("--overlap", "8"), "--tile or --grid"),
+        (("--weights", "w.pth"), "--backbone by name"),
+        (("--coreset", "1%"), "--model patchcore"),
+        (("--position-weight", "1"), "--model patchcore"),
+        (("--model", "patchcore", "--epsilon", "1"), "--model padim"),
+        (("--model", "patchcore", "--reduction", "random"), "--dimensions"),
+    ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(good, capsys, flags, hint):
     assert hint in refused(capsys, 78, "fit", good, "--product", "flange", *flags)

@@ -123,14 +123,14 @@ def test_a_region_where_all_frames_are_the_same_teaches_nothing(tmp_path):
 
 
 def test_features_that_are_not_finite_stop_the_fit(good, tmp_path, monkeypatch):
-    from calibrate.backbones.filterbank import FilterBank
+    from calibrate.backbones.lite import Lite
 
-    honest = FilterBank.features
+    honest = Lite.features
 
     def broken(self, images, chosen):
         return [op.log(op.negative(maps)).output(0) for maps in honest(self, images, chosen)]
 
-    monkeypatch.setattr(FilterBank, "features", broken)
+    monkeypatch.setattr(Lite, "features", broken)
     with pytest.raises(FitError, match="not finite"):
         run(good, tmp_path)
 
@@ -217,7 +217,7 @@ def test_the_estimate_says_frames_time_memory_and_the_size_of_a_map_cell(good, t
     text = "\n".join(estimate(prepare(options(good, tmp_path), Silent())).lines())
     assert "24 good frames" in text
     assert "MB of memory" in text
-    assert "every 4 pixels" in text
+    assert "every 8 pixels" in text
 
 
 def test_a_fit_needs_no_torch(good, tmp_path):

@@ -41,9 +41,9 @@ def open_backbone(name: str, weights: Path | None, layers: tuple[str, ...] | Non
     Raises FitError for an unknown name, missing or wrong weights, or unknown layers.
     """
     if name == "bundled":
-        from calibrate.backbones.filterbank import FilterBank
+        from calibrate.backbones.lite import open_lite
 
-        return FilterBank(layers)
+        return open_lite(layers, weights)
     if Path(name).suffix in (".onnx", ".xml"):
         from calibrate.backbones.external import External
 
