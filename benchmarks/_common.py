@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -26,7 +26,14 @@ ROOT = Path(__file__).resolve().parent.parent
 BENCH_DIR = ROOT / ".bench"
 Words: TypeAlias = list[str | Path]  # of a command
 
-PACKAGES = ("openvino", "numpy", "pyzmq", "opencv-python-headless")
+PACKAGES = (
+    "openvino",
+    "numpy",
+    "pyzmq",
+    "opencv-python-headless",
+    "scipy",
+    "torch",
+)  # torch where it is installed
 
 
 # --- the machine, and the report ---
@@ -123,13 +130,23 @@ class Measured:
 
 def measured(command: Sequence[str | Path]) -> Measured:
     """Run a command to its end, its output on stderr; a failure ends the benchmark and names the command."""
-    words = [str(word) for word in command]
-    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *words]
-    done = subprocess.run(launcher, stdout=subprocess.PIPE, text=True, env=environment(), check=True)
+    code, took = attempted(command)
+    if code != 0:
+        raise SystemExit(f"this step failed, see above: {' '.join(map(str, command))}")
+    return took
+
+
+def attempted(command: Sequence[str | Path], log: IO[str] | None = None) -> tuple[int, Measured]:
+    """A command's exit code, minus the signal's number where one ended it, and what it took.
+
+    Its output goes to log, or to stderr.
+    """
+    launcher = [sys.executable, "-S", "-c", _LAUNCHER, *map(str, command)]
+    done = subprocess.run(
+        launcher, stdout=subprocess.PIPE, stderr=log, text=True, env=environment(), check=True
+    )
     found = json.loads(done.stdout)
-    if found["code"] != 0:
-        raise SystemExit(f"this step failed, see above: {' '.join(words)}")
-    return Measured(found["seconds"], found["peak_mb"])
+    return found["code"], Measured(found["seconds"], found["peak_mb"])
 
 
 def environment() -> dict[str, str]:
