@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 CORESET = "10%"  # the paper's middle choice; its 1 % is as good within 0.1 points of AUROC (table 1)
 # Unless asked for: 1 % of 400 frames of 1024 positions, and 3 ms a frame on two cores. Measured with
-# fixed filters on simulated parts, 123,000 patches: AUROC 0.953 of 1,229, 0.990 of 2,000, 0.998 of 4,096, 0.997
-# of 12,288.
+# fixed filters on simulated parts, 123,000 patches: AUROC 0.953 of 1,229, 0.990 of 2,000, 0.998 of 4,096,
+# 0.997 of 12,288.
 MEMBERS = 4096
 CANDIDATES = 500_000  # 256 MB at PROJECTED dimensions
 PROJECTED = 128  # dimensions in which the coreset is chosen (Johnson-Lindenstrauss; the reference's number)
