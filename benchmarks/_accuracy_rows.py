@@ -71,6 +71,7 @@ def _figures(cells: Sequence[dict[str, Any]]) -> Row:
         "pixels": {n: fmean(r["pixels"][n] for r in results) for n in PIXELS} if masked else None,
         "false_rejects": _rate([result["false_rejects"] for result in results]),
         "escapes": _rate([result["escapes"] for result in results]),
+        "same_for_all_seeds": len(cells) > 1 and all(c["images"] == cells[0]["images"] for c in cells),
         "not_inspected": max(sum(image[2] is None for image in cell["images"]) for cell in cells),
         "blind": sum(recipe["is_blind"] for recipe in recipes),
         "fit_s": fmean(cell["fit"]["seconds"] for cell in cells),
@@ -212,6 +213,8 @@ def remarks(rows: Iterable[Row]) -> list[str]:
     for row in rows:
         name = f"{row['data']}, {row['configuration']}"
         said += [f"{name}: FAILED, {failure}" for failure in row["failures"]]
+        if row.get("same_for_all_seeds"):
+            said.append(f"{name}: every seed gives the same scores; nothing in this recipe is random")
         if row.get("not_inspected"):
             said.append(f"{name}: {row['not_inspected']} images could not be inspected; no AUROC counts them")
         if row.get("blind"):

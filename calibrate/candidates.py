@@ -24,6 +24,7 @@ CORESET = "10%"  # the paper's middle choice; its 1 % is as good within 0.1 poin
 # fixed filters on simulated parts, 123,000 patches: AUROC 0.953 of 1,229, 0.990 of 2,000, 0.998 of 4,096,
 # 0.997 of 12,288.
 MEMBERS = 4096
+MOST = 0.9  # of all patches; with every one, golden frames score rounding errors instead of distances
 CANDIDATES = 500_000  # 256 MB at PROJECTED dimensions
 PROJECTED = 128  # dimensions in which the coreset is chosen (Johnson-Lindenstrauss; the reference's number)
 
@@ -51,6 +52,11 @@ class Sizes:
             raise FitError(
                 f"--coreset {asked} asks for {members:,} patches of {candidates:,} to choose from; "
                 f"give --coreset {candidates // 10} or fewer"
+            )
+        if members > MOST * patches:
+            raise FitError(
+                f"--coreset {asked} keeps nearly every good patch, so good frames would lie at no distance "
+                f"from their own; give --coreset {MOST:.0%} or less"
             )
         return cls(patches, candidates, members, plan.reduction.dimensions)
 

@@ -69,7 +69,8 @@ class PatchCore:
         chosen_in = min(PROJECTED, size.dimensions) + 2 * bool(plan.options.position_weight)
         folds = len(np.unique(plan.folds.of_frame))
         recipe = 4 * size.members * size.dimensions
-        kept = 4 * size.candidates * (chosen_in + folds + 6) + 6 * recipe
+        frame = 4 * plan.positions * size.dimensions
+        kept = 4 * size.candidates * (chosen_in + folds + 6) + 6 * recipe + 6 * frame
         # Members are chosen once for all frames, and about as many once more for all folds together.
         choosing = 2 * chosen_in * size.candidates * size.members * 2
         scoring = 2 * size.dimensions * plan.positions * plan.samples * size.members

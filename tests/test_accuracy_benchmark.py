@@ -381,3 +381,10 @@ def test_times_of_a_busy_machine_say_so(measured):
     found = row([cell_of(measured[1])])
     assert remarks([found | {"load_1min": 1.5}]) == []
     assert "busy machine (load 7.7)" in remarks([found | {"load_1min": 7.7}])[0]
+
+
+def test_seeds_that_change_nothing_are_said(measured):
+    first = cell_of(measured[1])
+    moved = [[*image[:2], image[2] + 1, *image[3:]] for image in first["images"]]
+    assert "nothing in this recipe is random" in remarks([row([first, {**first, "seed": 1}])])[0]
+    assert not row([first, {**first, "seed": 1, "images": moved}])["same_for_all_seeds"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from calibrate.backbones.lite import DIMENSIONS, MEAN, SCALE
+
 WIDTHS = (24, 48, 96, 192)
-DIMENSIONS = 64
-MEAN, SCALE = 127.5, 64.0
 
 
 class Unit(nn.Module):
