@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import shlex
 import signal
 import sys
@@ -15,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks._accuracy_data import DataSet, folder_to_evaluate
+from benchmarks._accuracy_random import random_network, with_random_weights
 from benchmarks._common import ROOT, Measured, Words, attempted, scratch, versions
 from calibrate import backbones, flags
 from calibrate.chosen import fit_options
 from calibrate.evaluation import GOOD
 from calibrate.options import MODELS
 from inspectord.errors import FitError, SettingsError
+from inspectord.recipe import file_hash
 
 Cell = dict[str, Any]
 OURS = ("--product", "--recipes", "--seed", "--no-activate")  # the benchmark gives these itself
@@ -39,7 +42,10 @@ class Configuration:
     def parse(cls, text: str) -> Configuration:
         """From NAME=FIT OPTIONS, as in 'fine=--model padim --tile 128'. Raises SettingsError."""
         name, equals, options = text.partition("=")
-        words = tuple(shlex.split(options))
+        try:
+            words = tuple(shlex.split(options))
+        except ValueError as error:
+            raise SettingsError(f"--config {text!r} can't be read: {error}; close every quote") from error
         if not name or not equals:
             raise SettingsError(
                 f"--config {text!r} is not NAME=FIT OPTIONS; nothing behind = means the default"
@@ -48,6 +54,7 @@ class Configuration:
             raise SettingsError(
                 f"--config {name} gives {', '.join(taken)}, which the benchmark gives; leave it out"
             )
+        random_network(words)  # raises before anything is measured
         return cls(name, words)
 
     def on(self, data: DataSet) -> tuple[str, ...]:
@@ -99,7 +106,17 @@ def code_digest() -> str:
 def identity(data: DataSet, configuration: Configuration, seed: int) -> Cell:
     """What decides a cell, code aside; two cells with the same are the same measurement."""
     options = list(configuration.on(data))
-    return {"folder": str(data.folder), "files": data.digest, "options": options, "seed": seed}
+    files = _files_digest(data.digest, options)
+    return {"folder": str(data.folder), "files": files, "options": options, "seed": seed}
+
+
+def _files_digest(of_data: str, options: list[str]) -> str:
+    """The data's digest; where options name files, as `--weights FILE` does, one over these files as well."""
+    words = [part for word in options for part in (word, word.partition("=")[2])]
+    words += [f"{word.removesuffix('.xml')}.bin" for word in words if word.endswith(".xml")]
+    named = [word for word in words if os.path.isfile(word)]
+    lines = [f"{word} {file_hash(Path(word))}\n" for word in named]
+    return hashlib.sha256("".join([of_data, *lines]).encode()).hexdigest() if lines else of_data
 
 
 class StepError(Exception):
@@ -123,7 +140,8 @@ def measure(data: DataSet, configuration: Configuration, seed: int, say: Callabl
 
 
 def _steps(data: DataSet, cell: Cell, work: Path, say: Callable[[str], None]) -> Cell:
-    good, recipes, options = data.folder / "train" / GOOD, work / "recipes", cell["options"]
+    good, recipes = data.folder / "train" / GOOD, work / "recipes"
+    options = with_random_weights(cell["options"], cell["seed"], work)
     ours: Words = ["--product", PRODUCT, "--recipes", recipes, "--seed", str(cell["seed"]), "--no-activate"]
     fitted = _step("fit", work, say, "calibrate", "fit", good, *options, *ours)
     folder, scores = folder_to_evaluate(data, work / "data"), work / "scores.json"

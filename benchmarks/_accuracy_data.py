@@ -39,7 +39,7 @@ class DataSet:
     train: int  # images each
     good: int
     defective: int
-    digest: str  # over names and sizes of all files that matter
+    digest: str  # over names and contents of all files that matter
 
 
 def find_data_sets(folders: Iterable[Path]) -> list[DataSet]:

@@ -10,8 +10,12 @@ folder will do. Only train/good reaches the fit, and only it decides what is don
 A cell is one configuration on one data set with one seed: `calibrate fit --seed N`, `calibrate evaluate`, and
 the recipe's graph timed alone, each in a process of its own. What fails is told in its place. With --json the
 file is written anew after every cell and holds every image's score; the same command goes on where it was
-interrupted. A cell is taken from the file only if data, options, seed, code, weights and libraries are the
-same; so that edits meanwhile do not part the cells of one table, run it from a checkout of its own.
+interrupted, and until its end the file keeps the last finished table. A cell is taken from the file only if
+data, options and the files they name, seed, code and libraries are the same; so that edits meanwhile do not
+part the cells of one table, run it from a checkout of its own.
+
+`--weights random` in a configuration is a network of random numbers, others with every seed: the line that
+trained features must clear, as in --config 'random=--backbone resnet18 --weights random'.
 
 Intervals are over images: good and defective ones are drawn anew, the same in every seed.
 """
@@ -46,11 +50,15 @@ SCHEMA = 1
 
 
 class Cells:
-    """Every cell ever measured into a file; without a file those of this run."""
+    """Every cell ever measured into a file, and the last finished table; without a file those of this run."""
 
     def __init__(self, path: Path | None, report: dict[str, Any]) -> None:
+        """Raises SettingsError or OSError for a file that the run could not go on from or write to."""
         self._path, self._report, self._code = path, report, code_digest()
-        self._all: list[Cell] = _stored(path) if path is not None and path.exists() else []
+        stored = _stored(path) if path is not None and path.exists() else {"rows": [], "cells": []}
+        self._all: list[Cell] = stored.pop("cells")
+        self._table = stored if stored["rows"] else report | {"rows": []}
+        self._write()
 
     def find(self, wanted: Cell) -> Cell | None:
         """The cell of that identity that this code measured and that did not fail."""
@@ -63,15 +71,20 @@ class Cells:
     def add(self, cell: Cell) -> None:
         self._all = [old for old in self._all if not (old["failed"] and _same(old, cell))]
         self._all.append(cell)
-        self.write([])
+        self._write()
 
-    def write(self, rows: list[Row]) -> None:
-        """The whole file in one step; rows are those of the finished table."""
+    def finish(self, rows: list[Row]) -> None:
+        """This run's table takes the place of the last finished one."""
+        self._table = self._report | {"rows": rows}
+        self._write()
+
+    def _write(self) -> None:
+        """The whole file in one step."""
         if self._path is None:
             return
         self._path.parent.mkdir(parents=True, exist_ok=True)
         fresh = self._path.with_name(f".{self._path.name}.new")
-        content = {"schema": SCHEMA, **self._report, "rows": rows, "cells": self._all}
+        content = {"schema": SCHEMA, **self._table, "cells": self._all}
         fresh.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         os.replace(fresh, self._path)
 
@@ -80,11 +93,11 @@ def _same(one: Cell, other: Cell) -> bool:
     return all(one[name] == other[name] for name in ("folder", "files", "options", "seed"))
 
 
-def _stored(path: Path) -> list[Cell]:
+def _stored(path: Path) -> dict[str, Any]:
     try:
-        report = json.loads(path.read_text(encoding="utf-8"))
-        if report["schema"] == SCHEMA:
-            return list(report["cells"])
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if found["schema"] == SCHEMA and isinstance(found["cells"], list) and isinstance(found["rows"], list):
+            return found
     except (ValueError, KeyError, TypeError):
         pass
     raise SettingsError(f"{path} is no file of this benchmark; give --json another, or remove it")
@@ -176,11 +189,21 @@ def benchmark(args: argparse.Namespace) -> tuple[dict[str, Any], list[Row]]:
         "data": [asdict(each) | {"folder": str(each.folder)} for each in data],
         "configurations": [asdict(each) for each in configurations],
     }
+    if args.markdown is not None:
+        require_writable(args.markdown)
     cells = Cells(args.json, report)
-    cells.write([])  # so that a file which can't be written is known before the first hour
     rows = run(data, configurations, args.seeds, cells)
-    cells.write(rows)
+    cells.finish(rows)
     return report, rows
+
+
+def require_writable(path: Path) -> None:
+    """Raise OSError now rather than behind the last hour; what is there stays as it is."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    is_new = not path.exists()
+    path.open("a", encoding="utf-8").close()
+    if is_new:
+        path.unlink()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -197,7 +220,7 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         metavar="NAME=FIT OPTIONS",
         help="as in 'fine=--tile 128'; may be repeated. Default: `calibrate fit` without options, and every "
-        "model kind with every backbone that ships",
+        "model kind with every backbone that ships. --weights random: random numbers, by the cell's seed",
     )
     add("--seeds", type=number(1), default=3, metavar="N", help="seeds 0 to N-1; default: %(default)s")
     add(
@@ -212,6 +235,10 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         report, rows = benchmark(args)
+        print_report(report, rows)
+        finish(report, None)
+        if args.markdown is not None:
+            args.markdown.write_text(markdown(report, rows), encoding="utf-8")
     except InspectordError as error:
         say(f"accuracy: {error}")
         return error.exit_code
@@ -221,11 +248,6 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         say("accuracy: interrupted" + (f"; the same command goes on from {args.json}" if args.json else ""))
         return 130
-    print_report(report, rows)
-    finish(report, None)
-    if args.markdown is not None:
-        args.markdown.parent.mkdir(parents=True, exist_ok=True)
-        args.markdown.write_text(markdown(report, rows), encoding="utf-8")
     return 1 if any(each["failures"] for each in rows) else 0
 
 

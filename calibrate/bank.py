@@ -10,15 +10,13 @@ from __future__ import annotations
 import functools
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as op
-from openvino.op import tensor_iterator
 
-from calibrate.coreset import Floats
 from calibrate.folds import Indices
-from calibrate.heads import largest_divisor
+from calibrate.pieces import in_blocks, largest_divisor
 from calibrate.tiles import Doubles
+from inspectord.inspect import Floats
 
 MEMBERS_AT_ONCE = 512  # measured, 1024 positions x 4096 members x 64: 128 5.1 ms, 512 2.9, 4096 3.4
 LOOP_POSITIONS = 4096  # more at once would take more than 8 MB of distances
@@ -65,14 +63,7 @@ class Bank:
         if block == positions:
             return self._nearest(x)
         inner = op.parameter([block, dimensions], ov.Type.f32)
-        result = op.result(self._nearest(inner.output(0)))
-        body = ov.Model([result], [inner], "positions")
-        for number, node in enumerate(body.get_ordered_ops()):
-            node.set_friendly_name(f"body_{number}")
-        loop = tensor_iterator()
-        loop.set_body(body)
-        loop.set_sliced_input(inner, x, 0, block, block, -1, 0)
-        return loop.get_concatenated_slices(result.output(0), 0, block, block, -1, 0)
+        return in_blocks([(inner, x)], self._nearest(inner.output(0)), block)
 
     def _nearest(self, x: ov.Output) -> ov.Output:
         lowest = functools.reduce(lambda a, b: op.minimum(a, b).output(0), self._blocks(x))
@@ -90,5 +81,5 @@ class Bank:
         return blocks
 
 
-def _norms(points: Floats) -> npt.NDArray[np.float32]:
+def _norms(points: Floats) -> Floats:
     return np.asarray(np.einsum("ij,ij->i", points, points))

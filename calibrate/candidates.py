@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from calibrate.bank import Bank
-from calibrate.coreset import Cover, Floats, room
+from calibrate.coreset import Cover, room
 from calibrate.folds import Indices
 from calibrate.graph import position_cells, valid_cells
 from calibrate.spool import Spool
 from inspectord.errors import FitError
+from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
     from calibrate.fit import Plan

@@ -13,14 +13,10 @@ and all points meet them in one matrix product.
 
 from __future__ import annotations
 
-from typing import TypeAlias
-
 import numpy as np
-import numpy.typing as npt
 
 from calibrate.folds import Indices
-
-Floats: TypeAlias = npt.NDArray[np.float32]
+from inspectord.inspect import Floats
 
 POOL = 2048  # measured over 1024 to 8192, 330,000 points of 100 dimensions: 2048 and 4096 are fastest
 MEMBERS_AT_ONCE, POINTS_AT_ONCE = 512, 4096  # 8 MB of distances

@@ -14,7 +14,7 @@ import openvino as ov
 
 from calibrate.augment import augmented, marked
 from calibrate.backbones import Backbone, open_backbone
-from calibrate.folds import Folds, choose_folds
+from calibrate.folds import Folds, Indices, choose_folds
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.images import GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
@@ -61,13 +61,18 @@ class Plan:
         return len(self.good) * (1 + self.options.augment)
 
     @property
-    def golden(self) -> npt.NDArray[np.int64]:
+    def golden(self) -> Indices:
         """Good frames, spread evenly, whose scores every start of the daemon repeats."""
         return np.unique(np.linspace(0, len(self.good) - 1, GOLDEN_FRAMES).astype(np.int64))
 
     def marked(self) -> Pixels:
         """A good frame with a square that no limit should let pass; repeated like the golden ones."""
         return marked(self.good.read(0), self.region)
+
+    @property
+    def checked(self) -> Indices:
+        """Samples whose scores the graph must repeat: the golden frames and, behind all, the marked one."""
+        return np.append(self.golden * (1 + self.options.augment), self.samples)
 
 
 def prepare(options: FitOptions, progress: Progress) -> Plan:

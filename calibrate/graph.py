@@ -13,6 +13,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
+from calibrate.pieces import bilinear, nearest
 from calibrate.region import FILL
 from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
@@ -93,7 +94,8 @@ def _embeddings(
     rows, columns = geometry.tile_grid
     if reduction.matrices:
         maps = [_projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
-    maps = [_aware(m, rows, columns) if locally_aware else _upsampled(m, rows, columns) for m in maps]
+    # Nearest neighbour is how the PaDiM paper aligns its layers.
+    maps = [_aware(m, rows, columns) if locally_aware else nearest(m, rows, columns) for m in maps]
     if reduction.matrices:
         whole = functools.reduce(lambda a, b: op.add(a, b).output(0), maps)
     else:
@@ -116,15 +118,12 @@ def _region(pixels: ov.Output, geometry: Geometry) -> ov.Output:
 
 def _scaled(planes: ov.Output, geometry: Geometry) -> ov.Output:
     """Shrink: average whole pixels first, so that nothing aliases, then interpolate the rest."""
-    height, width = geometry.rows.length, geometry.columns.length
     factor = int(1 / geometry.scale + 1e-9)
     if factor > 1:
         planes = op.avg_pool(
             planes, [factor] * 2, [0, 0], [0, 0], [factor] * 2, True, rounding_type="ceil"
         ).output(0)
-    if planes.get_shape()[2:] != [height, width]:
-        planes = _resized(planes, height, width)
-    return planes
+    return bilinear(planes, geometry.rows.length, geometry.columns.length)
 
 
 def _cut(planes: ov.Output, geometry: Geometry) -> ov.Output:
@@ -144,39 +143,12 @@ def _cut(planes: ov.Output, geometry: Geometry) -> ov.Output:
     return op.concat(cuts, 0).output(0)
 
 
-def _upsampled(maps: ov.Output, rows: int, columns: int) -> ov.Output:
-    """Nearest neighbour, as the PaDiM paper aligns its layers."""
-    if maps.get_shape()[2:] == [rows, columns]:
-        return maps
-    return op.interpolate(
-        maps,
-        op.constant([rows, columns]),
-        mode="nearest",
-        shape_calculation_mode="sizes",
-        coordinate_transformation_mode="asymmetric",
-        nearest_mode="floor",
-        axes=op.constant([2, 3]),
-    ).output(0)
-
-
 def _aware(maps: ov.Output, rows: int, columns: int) -> ov.Output:
     """Mean of each 3 x 3 neighbourhood, zeros beyond the edge, then bilinear: Roth et al. 2022, section 3.1,
     in the form of its reference implementations.
     """
     means = op.avg_pool(maps, [1, 1], [1, 1], [1, 1], [3, 3], False).output(0)
-    return means if means.get_shape()[2:] == [rows, columns] else _resized(means, rows, columns)
-
-
-def _resized(planes: ov.Output, height: int, width: int) -> ov.Output:
-    """Bilinear, the corners of the corner pixels on those of the old ones."""
-    return op.interpolate(
-        planes,
-        op.constant([height, width]),
-        mode="linear_onnx",
-        shape_calculation_mode="sizes",
-        coordinate_transformation_mode="half_pixel",
-        axes=op.constant([2, 3]),
-    ).output(0)
+    return bilinear(means, rows, columns)
 
 
 def _projected(maps: ov.Output, matrix: npt.NDArray[np.float32]) -> ov.Output:

@@ -15,8 +15,8 @@ from tempfile import TemporaryFile
 import numpy as np
 import openvino as ov
 from openvino import opset15 as op
-from openvino.op import tensor_iterator
 
+from calibrate.pieces import in_blocks, largest_divisor
 from calibrate.tiles import Doubles
 
 PACK_ABOVE_BYTES = 512 * 2**20
@@ -182,11 +182,6 @@ def _root(squares: list[ov.Output]) -> ov.Output:
     return op.sqrt(total).output(0)
 
 
-def largest_divisor(number: int, most: int) -> int:
-    """The largest divisor of number that is at most `most`."""
-    return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
-
-
 def _loop(rows: ov.Output, cuts: list[Band], stores: list[_Packed]) -> ov.Output:
     """A loop over blocks of positions, each unpacked to float32 in the cache."""
     positions, _, dimensions = rows.get_shape()
@@ -198,12 +193,4 @@ def _loop(rows: ov.Output, cuts: list[Band], stores: list[_Packed]) -> ov.Output
         parameters, square = store.squared(_columns(inner_rows.output(0), 0, band.stop), block)
         inputs += list(zip(parameters, store.constants(), strict=True))
         squares.append(square)
-    result = op.result(_root(squares))
-    body = ov.Model([result], [parameter for parameter, _ in inputs], "positions")
-    for number, node in enumerate(body.get_ordered_ops()):
-        node.set_friendly_name(f"body_{number}")
-    loop = tensor_iterator()
-    loop.set_body(body)
-    for parameter, value in inputs:
-        loop.set_sliced_input(parameter, value, 0, block, block, -1, 0)
-    return loop.get_concatenated_slices(result.output(0), 0, block, block, -1, 0)
+    return in_blocks(inputs, _root(squares), block)

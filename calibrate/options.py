@@ -33,9 +33,7 @@ class FitOptions:
     ignore_png: Path | None = None
     ignore_polygons: tuple[tuple[tuple[int, int], ...], ...] = ()
     epsilon: float = 0.01  # on the covariances' diagonals (the paper's)
-    coreset: str | None = (
-        None  # patchcore: "10%" of the good patches, or a number; None: see candidates.Sizes
-    )
+    coreset: str | None = None  # patchcore: "10%" of the good patches, or a number; see candidates.Sizes
     position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
     smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
     max_false_reject_rate: float = 0.001

@@ -21,7 +21,6 @@ import numpy as np
 from calibrate.backbones import NAMES
 from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, PROJECTED, Candidates, Sizes
-from calibrate.coreset import Floats
 from calibrate.folds import Indices
 from calibrate.graph import Reduction
 from calibrate.kinds import Cost, Fitted
@@ -31,6 +30,7 @@ from calibrate.progress import Progress
 from calibrate.spool import Spool
 from calibrate.tiles import Joiner
 from inspectord.errors import FitError
+from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
     from calibrate.fit import Plan
@@ -116,11 +116,10 @@ class PatchCore:
             without = candidates.bank(per_fold[fold], rows)
             for sample in np.flatnonzero((plan.folds.of_frame == fold) & plan.folds.measured):
                 held_out[sample] = score(int(sample), without)
-        look_at = [*(plan.golden * (1 + plan.options.augment)), plan.samples]
         fitted = Fitted(
             head=bank,
             held_out=held_out[plan.folds.measured],
-            checked=np.array([score(int(sample), bank) for sample in look_at]),
+            checked=np.array([score(int(sample), bank) for sample in plan.checked]),
             parameters=_parameters(plan, size, len(chosen)),
         )
         spool.close()

@@ -12,11 +12,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from benchmarks import accuracy
 from benchmarks._accuracy_cells import Configuration, default_configurations, identity, last_word, measure
 from benchmarks._accuracy_data import find_data_sets, folder_to_evaluate, size_rule
+from benchmarks._accuracy_random import with_random_weights
 from benchmarks._accuracy_rows import bootstrap_interval, mean_auroc, remarks, row, tables
+from calibrate.backbones import open_backbone
 from calibrate.metrics import auroc
 from inspectord.errors import SettingsError, SourceError
 
@@ -198,6 +201,39 @@ def test_more_seeds_and_an_interrupted_run_go_on_from_the_file(fake, data, tmp_p
     assert stored(tmp_path)["rows"][0]["seeds"] == [0, 1]
 
 
+def test_an_interrupted_restart_leaves_the_last_finished_table(fake, data, tmp_path):
+    assert run(data, tmp_path, 2) == 0
+    finished = stored(tmp_path)
+    assert run(data, tmp_path, 3) == 130
+    assert stored(tmp_path) == finished
+
+
+def test_an_interrupted_first_run_tells_what_it_was_asked(fake, data, tmp_path):
+    assert run(data, tmp_path, 3) == 130
+    found = stored(tmp_path)
+    assert (found["seeds"], found["rows"], len(found["cells"])) == (3, [], 2)
+
+
+@pytest.mark.parametrize("option", ["--markdown", "--json"])
+def test_a_file_that_can_not_be_written_is_known_before_anything_is_measured(
+    option, fake, data, tmp_path, capsys
+):
+    (tmp_path / "file").write_text("no folder")
+    words = [str(data), "--config", "default=", "--seeds", "1", option, f"{tmp_path}/file/a"]
+    assert accuracy.main(words) == 74
+    assert fake == []
+    assert f"{tmp_path}/file" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_leaves_the_old_tables_text(fake, data, tmp_path):
+    for text in (None, "old"):
+        if text:
+            (tmp_path / "a.md").write_text(text)
+        assert accuracy.main([str(data), "--config", "default=", "--markdown", f"{tmp_path}/a.md"]) == 130
+        assert (tmp_path / "a.md").exists() == bool(text)
+    assert (tmp_path / "a.md").read_text() == "old"
+
+
 def test_cells_of_other_code_or_other_files_are_kept_but_never_used(fake, data, tmp_path, monkeypatch):
     assert run(data, tmp_path, 1) == 0
     monkeypatch.setattr(accuracy, "code_digest", lambda: "0" * 64)
@@ -287,10 +323,51 @@ def test_a_configuration_that_decides_on_sizes_is_not_overruled(data):
     assert Configuration.parse("a=--epsilon 0.1").on(found) == (*found.options, "--epsilon", "0.1")
 
 
-@pytest.mark.parametrize("text", ["--epsilon 0.1", "=--epsilon 0.1", "a=--seed 3", "a=--recipes=there"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("--epsilon 0.1", "=--epsilon 0.1", "a=--seed 3", "a=--recipes=there", "a=--layers 'layer1"),
+        *("a=--weights random", "a=--backbone bundled --weights=random"),
+    ],
+)
 def test_a_configuration_that_can_not_be_meant_is_refused(text):
     with pytest.raises(SettingsError):
         Configuration.parse(text)
+
+
+@pytest.mark.parametrize("words", ["--weights {}.pth", "--weights={}.pth", "--backbone {}.xml --layers a"])
+def test_another_file_under_a_name_that_an_option_gives_is_another_cell(words, data, tmp_path):
+    (each,) = find_data_sets([data])
+    configuration = Configuration.parse(f"a={words.format(tmp_path / 'net')}")
+    found = []
+    for content in ("one", "other", "one"):
+        for suffix in (".pth", ".bin"):
+            (tmp_path / f"net{suffix}").write_text(content)
+        (tmp_path / "net.xml").write_text("the same")
+        found.append(identity(each, configuration, 0))
+    assert found[0] == found[2] != found[1]
+
+
+def test_random_weights_are_a_networks_and_of_the_seed(tmp_path):
+    words = ("--backbone=resnet18", "--weights", "random")
+    paths = [Path(with_random_weights(words, seed, tmp_path)[-1]) for seed in (0, 1)]
+    zero, one = (open_backbone("resnet18", path, None) for path in paths)
+    assert zero.digest != one.digest
+    (tmp_path / "again").mkdir()
+    again = Path(with_random_weights(words, 0, tmp_path / "again")[-1])
+    assert again.read_bytes() == paths[0].read_bytes()
+    kernel = load_file(again)["layer2.0.conv1.weight"]  # He et al. 2015: a variance of 2 / fan-in
+    assert kernel.var() * kernel[0].size == pytest.approx(2, rel=0.02)
+    assert with_random_weights(("--weights", "net.pth"), 0, tmp_path) == ["--weights", "net.pth"]
+
+
+def test_a_cell_of_random_weights_is_measured_like_any_other(data):
+    (each,) = find_data_sets([data])
+    words = "a=--backbone resnet18 --weights random --dimensions 8 --letterbox 64x64"
+    cell = measure(each, Configuration.parse(words), 2, print)
+    assert cell["failed"] is None
+    assert cell["recipe"]["backbone"] == "resnet18"
+    assert "random" in cell["options"]
 
 
 def test_a_fit_of_too_few_images_fails_with_its_own_words(data, tmp_path):

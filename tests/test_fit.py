@@ -10,25 +10,19 @@ import cv2
 import numpy as np
 import pytest
 from openvino import opset15 as op
+from safetensors.numpy import load_file, save_file
 
 from calibrate import publish
+from calibrate.backbones.lite import WEIGHTS
+from calibrate.cli import main
 from calibrate.fit import estimate, fit, prepare
 from calibrate.options import FitOptions
 from calibrate.progress import Silent
 from inspectord.errors import FitError, FrameError
 from inspectord.inspect import Inspector, check_golden
-from inspectord.recipe import load_recipe
+from inspectord.recipe import active_recipe, file_hash, load_recipe
 from inspectord.sources.files import read_image
 from inspectord.sources.parts import render_part
-
-
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """A folder of 24 good parts, 96 x 80."""
-    folder = tmp_path_factory.mktemp("good")
-    for number in range(24):
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
-    return folder
 
 
 def options(folder, tmp_path, **changes):
@@ -120,6 +114,20 @@ def test_a_region_where_all_frames_are_the_same_teaches_nothing(tmp_path):
         with pytest.raises(FitError, match="the same inside the region"):
             run(folder, tmp_path, roi=(0, 0, 32, 80), precision=precision)
     assert not list((tmp_path / "recipes").glob("*/*"))
+
+
+def test_an_own_trainings_weights_take_the_place_of_the_bundled_ones(good, tmp_path):
+    shipped, own = load_file(WEIGHTS), tmp_path / "own.safetensors"
+    factors = np.random.default_rng(0).uniform(0, 2, shipped["metric.kernel"].shape)
+    save_file(shipped | {"metric.kernel": (shipped["metric.kernel"] * factors).astype(np.float16)}, own)
+    asked = ("--product", "flange", "--recipes", str(tmp_path / "recipes"), "--threads", "1")
+    assert main(["fit", str(good), *asked, "--backbone", "bundled", "--weights", str(own)]) == 0
+    recipe = active_recipe(tmp_path / "recipes", "flange")
+    assert (recipe.spec.model.backbone, recipe.spec.model.backbone_hash) == ("bundled", file_hash(own))
+    plain = run(good, tmp_path, threads=1, activate=False)
+    frame = read_image(good / "000.png")
+    ours, theirs = (Inspector(each, threads=1).score(frame).score for each in (recipe, plain))
+    assert abs(ours - theirs) > 0.01 * theirs
 
 
 def test_features_that_are_not_finite_stop_the_fit(good, tmp_path, monkeypatch):

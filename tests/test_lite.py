@@ -17,8 +17,6 @@ from calibrate.backbones.weights import random_state
 from calibrate.graph import strides
 from inspectord.errors import FitError
 
-torch = pytest.importorskip("torch", reason="the bundled network is trained in torch")
-
 ALL = tuple(LAYERS)
 
 
@@ -29,6 +27,7 @@ def noise(channels=3, height=32, width=48, count=2):
 
 @pytest.fixture(scope="module")
 def network():
+    pytest.importorskip("torch", reason="the bundled network is trained in torch")
     from calibrate.pretrain.network import Lite as Trained
     from tests.reference_networks import shaken
 
@@ -36,15 +35,27 @@ def network():
 
 
 @pytest.fixture(scope="module")
-def plain(network):
+def folded(network):
     """Kernels and biases of the network, without ranges."""
     return fold_state({name: tensor.numpy() for name, tensor in network.state_dict().items()})
 
 
 @pytest.fixture(scope="module")
-def quantised(plain):
+def plain():
+    """Random kernels and biases, without ranges."""
+    state, rng = random_state(state_shapes(), 5), np.random.default_rng(6)
+    biases = {name: rng.normal(0, 0.2, state[name].shape) for name in state if name.endswith(".bias")}
+    return {name: value for name, value in (state | biases).items() if not name.endswith(".range")}
+
+
+def in_eight_bits(state):
     grey = np.repeat(noise(1), 3, axis=1)
-    return with_ranges(plain, np.concatenate([noise(), grey]))
+    return with_ranges(state, np.concatenate([noise(), grey]))
+
+
+@pytest.fixture(scope="module")
+def quantised(plain):
+    return in_eight_bits(plain)
 
 
 def model_of(backbone, shape, chosen=None):
@@ -67,6 +78,8 @@ def run(state, images, layers=ALL, chosen=None):
 
 def trained(network, images):
     """Maps by layer, as torch computes them."""
+    import torch
+
     with torch.no_grad():
         stages = network.stages(torch.from_numpy(images))
         maps = dict(zip(("stage1", "stage2", "stage3"), stages, strict=True))
@@ -79,32 +92,34 @@ def close(found, expected):
 
 
 @pytest.mark.parametrize("size", [(32, 48), (40, 72)])
-def test_the_graph_computes_what_was_trained_at_any_multiple_of_eight(network, plain, size):
+def test_the_graph_computes_what_was_trained_at_any_multiple_of_eight(network, folded, size):
     images = noise(3, *size)
     expected = trained(network, images)
-    for layer, found in run(plain, images).items():
+    for layer, found in run(folded, images).items():
         assert close(found, expected[layer]), layer
 
 
-def test_a_stride_of_four_is_enough_for_the_first_layer_alone(network, plain):
+def test_a_stride_of_four_is_enough_for_the_first_layer_alone(network, folded):
+    import torch
+
     images = noise(3, 44, 60)
     with torch.no_grad():
         expected = network.stages(torch.from_numpy(images))[0].numpy()
-    assert close(run(plain, images, ("stage1",))["stage1"], expected)
+    assert close(run(folded, images, ("stage1",))["stage1"], expected)
 
 
-def test_grey_is_three_equal_colours(network, plain):
+def test_grey_is_three_equal_colours(network, folded):
     grey = noise(1)
     expected = trained(network, np.repeat(grey, 3, axis=1))
-    for layer, found in run(plain, grey).items():
+    for layer, found in run(folded, grey).items():
         assert close(found, expected[layer]), layer
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_eight_bits_stay_close_to_what_was_trained(network, quantised, channels):
+def test_eight_bits_stay_close_to_what_was_trained(network, folded, channels):
     images = noise(channels)
     expected = trained(network, np.repeat(images, 3, axis=1) if channels == 1 else images)
-    for layer, found in run(quantised, images).items():
+    for layer, found in run(in_eight_bits(folded), images).items():
         error = found - expected[layer]
         assert np.sqrt(np.mean(error**2)) <= 0.05 * expected[layer].std(), layer
 

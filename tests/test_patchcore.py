@@ -192,15 +192,6 @@ def test_positions_know_their_cell_in_the_joined_map():
 # --- the fit ---
 
 
-@pytest.fixture(scope="module")
-def good(tmp_path_factory):
-    """A folder of 24 good parts, 96 x 80."""
-    folder = tmp_path_factory.mktemp("good")
-    for number in range(24):
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
-    return folder
-
-
 def prepared(folder, tmp_path, **changes):
     base = FitOptions(
         product="flange",

@@ -29,16 +29,8 @@ from tests.reference_networks import shaken  # noqa: E402
 from tests.test_boundaries import BLOCK, ROOT, python  # noqa: E402
 
 SMALL = Settings(steps=6, parts=2, photographs=4, size=32)
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 PHOTOGRAPHS = {"bags/blue": 3, "bags/red": 4, "wood_screws/bent": 2, "wood_screws/good": 5}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small tensors: on a busy machine threads that wait for each other took a hundred times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def write_corpus(folder):

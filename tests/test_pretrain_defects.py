@@ -7,18 +7,10 @@ torch = pytest.importorskip("torch")
 from calibrate.pretrain import defects, nuisance  # noqa: E402
 from calibrate.pretrain.fields import softened  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 SIDE = 96
 EVERY = defects.FAMILIES + defects.HELD_OUT
 KINDS = ("noise", "object", "gradient")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread():
-    """Small tensors: on a busy machine threads that wait for each other took a hundred times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def seeded(seed=0):

@@ -9,16 +9,9 @@ torch = pytest.importorskip("torch")
 
 from calibrate.pretrain import contact_sheet, defects, scenes  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 EVERY = scenes.FAMILIES + scenes.HELD_OUT
 SMALL = 48
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def parts(family, count=3, instances=2, first=0, size=SMALL):

@@ -4,8 +4,8 @@ Its weights file holds, for each 3x3 convolution with its batch norm folded in, 
 and `NAME.range`: what its channels reach after the ReLU. Between zero and that range activations are
 quantised to 8 bits, and kernels per output channel to 8 bits (Jacob et al. 2018, "Quantization and Training
 of Neural Networks for Efficient Integer-Arithmetic-Only Inference"); the first convolution and the joining
-one stay in floating point, and without ranges everything does. Measured at 256x256 on two cores with
-AVX-512 VNNI: 6.2 ms in float32, 3.1 ms in bfloat16, 1.9 ms quantised, whichever precision the rest has.
+one stay in floating point, and without ranges everything does. A PaDiM recipe's whole graph takes 3.07 ms at
+256x256 on two cores with AVX-512 VNNI (median; docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,9 +24,9 @@ from safetensors.numpy import load
 
 from calibrate.backbones import Chosen
 from calibrate.backbones.weights import State, convolve, folded, kept, read_state, require
+from calibrate.pieces import bilinear
 from inspectord.errors import FitError
-
-Floats: TypeAlias = npt.NDArray[np.float32]
+from inspectord.inspect import Floats
 
 WEIGHTS = files("calibrate.backbones") / "lite_v1.safetensors"
 MEAN, SCALE = 127.5, 64.0  # of the images
@@ -120,7 +119,7 @@ class Lite:
         halved = op.avg_pool(first.values, [2, 2], [0, 0], [0, 0], [2, 2], False).output(0)
         fine = _join(Map(halved, first.scale), parts[0], None)
         middle = _join(second, parts[1], self._state["metric.bias"][keep])
-        coarse = _resized(_join(third, parts[2], None), middle.get_shape()[2:])
+        coarse = bilinear(_join(third, parts[2], None), *middle.get_shape()[2:])
         return op.add(op.add(middle, fine), coarse).output(0)
 
 
@@ -161,18 +160,6 @@ def _in_units(x: Map, scale: Floats | None) -> ov.Output:
 def _plain(x: Map, channels: npt.NDArray[np.int64] | None) -> ov.Output:
     ones = None if x.scale is None else np.ones_like(x.scale)
     return kept(_in_units(x, ones), channels)
-
-
-def _resized(x: ov.Output, shape: list[int]) -> ov.Output:
-    """Bilinear, as torch's interpolate without aligned corners."""
-    return op.interpolate(
-        x,
-        op.constant([shape[0], shape[1]]),
-        mode="linear_onnx",
-        shape_calculation_mode="sizes",
-        coordinate_transformation_mode="half_pixel",
-        axes=op.constant([2, 3]),
-    ).output(0)
 
 
 def open_lite(layers: tuple[str, ...] | None, weights: Path | None = None) -> Lite:

@@ -12,6 +12,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from inspectord.errors import FitError
+from inspectord.inspect import Floats
 from inspectord.recipe import file_hash
 
 State: TypeAlias = Mapping[str, npt.NDArray[np.floating]]
@@ -78,7 +79,7 @@ def norm_shapes(at: str, channels: int) -> dict[str, tuple[int, ...]]:
     return {f"{at}.{key}": (channels,) for key in ("weight", "bias", "running_mean", "running_var")}
 
 
-def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, npt.NDArray[np.float32]]:
+def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Floats]:
     """Random weights (He initialisation, identity norms) for tests and benchmarks; they detect little."""
     rng, state = np.random.default_rng(seed), {}
     for key, shape in shapes.items():
@@ -92,7 +93,7 @@ def random_state(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, 
 
 def folded(
     state: State, conv: str, norm: str, keep: npt.NDArray[np.int64] | None = None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+) -> tuple[Floats, Floats]:
     """Kernel and bias of a convolution with its batch norm folded in, for the output channels kept."""
     kernel = np.asarray(state[f"{conv}.weight"], np.float64)
     gamma, beta, mean, variance = (
@@ -108,8 +109,8 @@ def folded(
 
 def convolve(
     x: ov.Output,
-    kernel: npt.NDArray[np.float32],
-    bias: npt.NDArray[np.float32] | None,
+    kernel: Floats,
+    bias: Floats | None,
     stride: int,
     groups: int = 1,
 ) -> ov.Output:

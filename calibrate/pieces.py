@@ -1,0 +1,49 @@
+"""Pieces of a graph that more than one module builds: maps of another size, rows taken block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import openvino as ov
+from openvino import opset15 as op
+from openvino.op import tensor_iterator
+
+
+def nearest(maps: ov.Output, rows: int, columns: int) -> ov.Output:
+    """maps (n, channels, *, *) at rows x columns, each place as its nearest neighbour."""
+    return _resized(
+        maps, rows, columns, mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"
+    )
+
+
+def bilinear(maps: ov.Output, rows: int, columns: int) -> ov.Output:
+    """maps (n, channels, *, *) at rows x columns, as torch interpolates without aligned corners."""
+    return _resized(maps, rows, columns, mode="linear_onnx", coordinate_transformation_mode="half_pixel")
+
+
+def _resized(maps: ov.Output, rows: int, columns: int, **how: str) -> ov.Output:
+    if maps.get_shape()[2:] == [rows, columns]:
+        return maps
+    size, axes = op.constant([rows, columns]), op.constant([2, 3])
+    return op.interpolate(maps, size, shape_calculation_mode="sizes", axes=axes, **how).output(0)
+
+
+def largest_divisor(number: int, most: int) -> int:
+    """The largest divisor of number that is at most `most`."""
+    return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
+
+
+def in_blocks(inputs: Sequence[tuple[op.Parameter, ov.Output]], result: ov.Output, block: int) -> ov.Output:
+    """A loop over the first axis, `block` rows at once; what result is for each block, one behind the other.
+
+    inputs pairs each parameter that result is computed from, of `block` rows, with the whole it stands for.
+    """
+    end = op.result(result)
+    body = ov.Model([end], [parameter for parameter, _ in inputs], "positions")
+    for number, node in enumerate(body.get_ordered_ops()):
+        node.set_friendly_name(f"body_{number}")
+    loop = tensor_iterator()
+    loop.set_body(body)
+    for parameter, whole in inputs:
+        loop.set_sliced_input(parameter, whole, 0, block, block, -1, 0)
+    return loop.get_concatenated_slices(end.output(0), 0, block, block, -1, 0)
