@@ -55,6 +55,7 @@ def recipe_table(
                 "seed": options.seed,
                 "augment": options.augment,
                 **parameters,
+                "absolute": options.absolute,
                 "smoothing_px": options.smoothing_px,
                 "good_frames": plan.good.digest,
             },

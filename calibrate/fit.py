@@ -18,6 +18,7 @@ from calibrate.folds import Folds, Indices, choose_folds
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.images import GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
+from calibrate.levels import level, plain
 from calibrate.options import Estimate, FitOptions
 from calibrate.progress import Progress
 from calibrate.publish import publish
@@ -153,8 +154,14 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
     """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
     joiner = _joiner(plan)
     with Scratch() as folder:
-        fitted = plan.kind.learn(plan, _embeddings(plan, progress), joiner, folder, progress)
-        return publish(plan, recipe_model(plan.graph, fitted.head, joiner), fitted, folder, progress)
+        learned = plan.kind.learn(plan, _embeddings(plan, progress), folder, progress)
+        if plan.options.absolute:
+            levels, fitted = None, plain(learned, joiner)
+        else:
+            levels, fitted = level(learned, joiner, plan.folds, progress)
+        learned.away.close()
+        learned.checked.close()
+        return publish(plan, recipe_model(plan.graph, learned.head, joiner, levels), fitted, folder, progress)
 
 
 def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float32]]:

@@ -118,6 +118,11 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="patchcore: what a patch's place counts; 1: as much as its looks across the frame; default: 0",
     )
     add(
+        "--absolute",
+        action="store_true",
+        help="score distances as they are, not in multiples of what is usual there and in the frame",
+    )
+    add(
         "--smoothing",
         dest="smoothing_px",
         type=texts.number(0, float),

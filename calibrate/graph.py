@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,9 @@ from calibrate.pieces import bilinear, nearest
 from calibrate.region import FILL
 from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
+
+if TYPE_CHECKING:
+    from calibrate.levels import Levels
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,12 @@ def feature_model(
     return _named(ov.Model([op.result(embeddings)], [pixels], "features"))
 
 
-def recipe_model(features: ov.Model, head: Head, joiner: Joiner) -> ov.Model:
+def recipe_model(features: ov.Model, head: Head, joiner: Joiner, levels: Levels | None) -> ov.Model:
     """The feature graph continued to outputs anomaly_map (rows, columns), tile_scores (tiles,) and score."""
     embeddings = features.outputs[0].get_node().input_value(0)
     joined = joined_map(head.build(embeddings), joiner)
+    if levels is not None:
+        joined = levelled(joined, levels)
     tile_scores = _tile_scores(joined, joiner.geometry)
     score = op.reduce_max(tile_scores, op.constant([0]), False).output(0)
     results = []
@@ -170,6 +175,17 @@ def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
         x = op.multiply(x, op.constant(joiner.valid.astype(np.float32))).output(0)
     x = _sandwich(joiner.smooth_rows, x, joiner.smooth_columns)
     return op.multiply(x, op.constant(joiner.gain.astype(np.float32))).output(0)
+
+
+def levelled(joined: ov.Output, levels: Levels) -> ov.Output:
+    """The joined map over what is usual, then over the frame's bounded median; see levels.Levels."""
+    relative = op.multiply(joined, op.constant((1 / levels.usual).astype(np.float32))).output(0)
+    flat = op.reshape(relative, op.constant([-1]), False)
+    sampled = op.gather(flat, op.constant(levels.sampled), op.constant(np.int64(0)))
+    highest = op.topk(sampled, op.constant(np.int64(levels.rank)), 0, "max", "none").output(0)
+    median = op.reduce_min(highest, op.constant([0]), False)
+    low, high = (op.constant(np.float32(bound)) for bound in (levels.low, levels.high))
+    return op.divide(relative, op.minimum(op.maximum(median, low), high)).output(0)
 
 
 def _sandwich(left: npt.NDArray[Any], x: ov.Output, right: npt.NDArray[Any]) -> ov.Output:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from calibrate.graph import Head, Reduction
 from calibrate.options import MODELS, FitOptions
 from calibrate.progress import Progress
-from calibrate.tiles import Joiner
+from calibrate.spool import Spool
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
@@ -32,13 +32,22 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Fitted:
-    """What was learned: the graph's head, and what the statistics say before the compiled graph is asked."""
+class Learned:
+    """The graph's head, and distances by it, each spool (frames, positions, 1)."""
 
     head: Head
+    away: Spool  # of the measured good frames, each held out
+    checked: Spool  # of the golden frames and the marked one
+    parameters: dict[str, Any]  # of the kind, for recipe.toml
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What the statistics say before the compiled graph is asked."""
+
     held_out: npt.NDArray[np.float64]  # (frames,) scores of good parts, each held out
     checked: npt.NDArray[np.float64]  # (golden frames and the marked one,) what the graph must repeat
-    parameters: dict[str, Any]  # of the kind, for recipe.toml
+    parameters: dict[str, Any]  # for recipe.toml
 
 
 class Kind(Protocol):
@@ -68,13 +77,12 @@ class Kind(Protocol):
         self,
         plan: Plan,
         embeddings: Iterable[npt.NDArray[np.float32]],
-        joiner: Joiner,
         folder: Path,
         progress: Progress,
-    ) -> Fitted:
+    ) -> Learned:
         """Fit. embeddings, each (positions, d), are of every sample in order, then of the marked frame.
 
-        A frame's held-out score never knows the frame: nothing of its fold may have taught what gives it.
+        A frame's held-out distances never know the frame: nothing of its fold may have taught them.
         folder takes temporary files, until the graph is saved.
         """
         ...

@@ -35,6 +35,7 @@ class FitOptions:
     epsilon: float = 0.01  # on the covariances' diagonals (the paper's)
     coreset: str | None = None  # patchcore: "10%" of the good patches, or a number; see candidates.Sizes
     position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
+    absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels
     smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
     max_false_reject_rate: float = 0.001
     folds: str = "loo"  # "loo", "run", or a number

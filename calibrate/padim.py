@@ -20,11 +20,11 @@ from scipy.linalg.lapack import dtrtri
 from calibrate.folds import Folds, Indices
 from calibrate.graph import Reduction
 from calibrate.heads import WhiteningWriter, is_packed, stored_values
-from calibrate.kinds import Cost, Fitted
+from calibrate.kinds import Cost, Learned
 from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
-from calibrate.tiles import Doubles, Joiner
+from calibrate.tiles import Doubles
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
@@ -68,10 +68,9 @@ class Padim:
         self,
         plan: Plan,
         embeddings: Iterable[npt.NDArray[np.float32]],
-        joiner: Joiner,
         folder: Path,
         progress: Progress,
-    ) -> Fitted:
+    ) -> Learned:
         options, p, d = plan.options, plan.positions, plan.reduction.dimensions
         budget = max(50e6, (options.memory_mb * 1e6 - 600e6) / 2)
         block = block_width(plan.samples, d, budget)
@@ -84,12 +83,7 @@ class Padim:
         blocks = progress.track(features.blocks(), "fitting positions")
         fit_positions(features, blocks, options.epsilon, plan.folds, plan.checked, writer, away, checked)
         features.close()
-        tracked = progress.track(range(away.shape[0]), "scoring held-out frames")
-        held_out_scores = np.array([joiner(away.read_frame(i)).max() for i in tracked])
-        checked_scores = np.array([joiner(checked.read_frame(i)).max() for i in range(checked.shape[0])])
-        away.close()
-        checked.close()
-        return Fitted(writer, held_out_scores, checked_scores, {"epsilon": options.epsilon})
+        return Learned(writer, away, checked, {"epsilon": options.epsilon})
 
 
 def reduce_dimensions(channels: tuple[int, ...], dimensions: int, how: str, seed: int) -> Reduction:

@@ -23,12 +23,11 @@ from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, PROJECTED, Candidates, Sizes
 from calibrate.folds import Indices
 from calibrate.graph import Reduction
-from calibrate.kinds import Cost, Fitted
+from calibrate.kinds import Cost, Learned
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
-from calibrate.tiles import Joiner
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
@@ -93,10 +92,9 @@ class PatchCore:
         self,
         plan: Plan,
         embeddings: Iterable[Floats],
-        joiner: Joiner,
         folder: Path,
         progress: Progress,
-    ) -> Fitted:
+    ) -> Learned:
         size = Sizes.of(plan)
         spool = Spool(folder, plan.samples + 1, plan.positions, size.dimensions, plan.positions)
         candidates = Candidates(plan, size)
@@ -108,22 +106,23 @@ class PatchCore:
         rows = candidates.rows(spool, np.concatenate([chosen, *per_fold.values()]))
         bank = candidates.bank(chosen, rows)
 
-        def score(sample: int, by: Bank) -> float:
-            return float(joiner(by.distances(spool.read_frame(sample))).max())
-
-        held_out = np.zeros(plan.samples)
-        for fold in progress.track(list(per_fold), "scoring held-out frames"):
-            without = candidates.bank(per_fold[fold], rows)
-            for sample in np.flatnonzero((plan.folds.of_frame == fold) & plan.folds.measured):
-                held_out[sample] = score(int(sample), without)
-        fitted = Fitted(
-            head=bank,
-            held_out=held_out[plan.folds.measured],
-            checked=np.array([score(int(sample), bank) for sample in plan.checked]),
-            parameters=_parameters(plan, size, len(chosen)),
+        away, checked = (
+            Spool(folder, count, plan.positions, 1, plan.positions)
+            for count in (int(plan.folds.measured.sum()), len(plan.checked))
         )
+        number = np.cumsum(plan.folds.measured) - 1  # of a sample among the measured ones
+
+        def measure(sample: int, by: Bank) -> Floats:
+            return by.distances(spool.read_frame(sample)).astype(np.float32)[:, None]
+
+        for fold in progress.track(list(per_fold), "measuring held-out frames"):
+            without = candidates.bank(per_fold[fold], rows)
+            for sample in np.flatnonzero((plan.folds.of_frame == fold) & plan.folds.measured).tolist():
+                away.write_frame(int(number[sample]), measure(sample, without))
+        for place, sample in enumerate(plan.checked.tolist()):
+            checked.write_frame(place, measure(sample, bank))
         spool.close()
-        return fitted
+        return Learned(bank, away, checked, _parameters(plan, size, len(chosen)))
 
 
 def _choose(

@@ -37,7 +37,7 @@ def build(shape, dimensions=10, ignored=None, roi=None, tmp_path=None, reduction
     writer.write(0, mean, np.ones_like(mean), matrices)
     embed = compiled(features)
     joiner = Joiner(geometry, valid_cells(geometry, ignored), sigma_cells=1.0)
-    return embed, compiled(recipe_model(features, writer, joiner)), joiner, writer, matrices
+    return embed, compiled(recipe_model(features, writer, joiner, None)), joiner, writer, matrices
 
 
 def noise(shape, seed=0):

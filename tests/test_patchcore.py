@@ -18,6 +18,7 @@ from calibrate.coreset import Cover, room
 from calibrate.fit import _embeddings, _joiner, _request, estimate, fit, prepare
 from calibrate.graph import feature_model, position_cells
 from calibrate.kinds import open_kind
+from calibrate.levels import plain
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.progress import Silent
@@ -209,8 +210,9 @@ def run(folder, tmp_path, **changes):
 
 
 def learned(ready, folder):
-    """What the kind learns, without a recipe, its gate and its report."""
-    return ready.kind.learn(ready, _embeddings(ready, Silent()), _joiner(ready), folder, Silent())
+    """The bank and its scores in distances, without a recipe, its gate and its report."""
+    found = ready.kind.learn(ready, _embeddings(ready, Silent()), folder, Silent())
+    return found.head, plain(found, _joiner(ready))
 
 
 def scores(ready, head, frames):
@@ -267,23 +269,21 @@ def test_a_graph_that_disagrees_with_the_bank_is_never_published(good, tmp_path,
     assert not (tmp_path / "recipes" / "flange" / "0001").exists()
 
 
-def test_the_same_frames_and_seed_give_the_same_bank_whatever_the_memory(good, tmp_path):
-    one, same, other = (
+def test_the_same_frames_and_seed_give_the_same_whatever_the_memory(good, tmp_path):
+    (bank, fitted), (same, same_fitted), (other, _) = (
         learned(prepared(good, tmp_path, coreset="100", **changes), tmp_path)
         for changes in ({}, {"memory_mb": 3000}, {"seed": 1})
     )
-    assert np.array_equal(one.head.members, same.head.members)
-    assert np.array_equal(one.held_out, same.held_out)
-    assert not np.array_equal(one.head.members, other.head.members)
+    assert np.array_equal(bank.members, same.members)
+    assert np.array_equal(fitted.held_out, same_fitted.held_out)
+    assert not np.array_equal(bank.members, other.members)
 
 
 def test_held_out_scores_are_those_of_unseen_good_parts_and_not_of_the_banks_own(good, tmp_path):
     ready = prepared(good, tmp_path, coreset="50%")
-    fitted = learned(ready, tmp_path)
-    inside = np.median(scores(ready, fitted.head, [ready.good.read(n) for n in range(24)]))
-    unseen = np.median(
-        scores(ready, fitted.head, [render_part(1, 900 + n, 96, 80, 0.0).pixels for n in range(24)])
-    )
+    bank, fitted = learned(ready, tmp_path)
+    inside = np.median(scores(ready, bank, [ready.good.read(n) for n in range(24)]))
+    unseen = np.median(scores(ready, bank, [render_part(1, 900 + n, 96, 80, 0.0).pixels for n in range(24)]))
     assert inside < 0.7 * unseen
     assert 0.9 * unseen < np.median(fitted.held_out) < 1.15 * unseen
 
@@ -311,7 +311,7 @@ def test_of_too_many_patches_some_are_drawn_from_every_frame_and_the_operator_is
         f"a bank of 30 of {24 * ready.positions:,} good patches (1.04%), chosen from 1,200 drawn at random"
         in text
     )
-    fitted = learned(ready, tmp_path)
+    _, fitted = learned(ready, tmp_path)
     assert fitted.parameters == {"coreset": "30", "members": 30, "candidates": 1200}
 
 
@@ -321,8 +321,8 @@ def test_weighing_places_makes_a_bank_that_knows_where(good, tmp_path):
     away = {}
     for weight in (0.0, 5.0):
         ready = prepared(good, tmp_path, coreset="10%", position_weight=weight)
-        fitted = learned(ready, tmp_path)
-        away[weight] = scores(ready, fitted.head, moved).mean() / fitted.held_out.mean()
+        bank, fitted = learned(ready, tmp_path)
+        away[weight] = scores(ready, bank, moved).mean() / fitted.held_out.mean()
     assert away[5.0] > 1.5 * away[0.0]
 
 

@@ -1,1 +1,1 @@
-"""Pre-training of the bundled backbone: scenes, defects, photographs, losses. Needs torch."""
+"""Pre-training of the bundled backbone: scenes, photographs, training; defects to test it. Needs torch."""

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import torch
 
-from calibrate.pretrain.corpus import read_corpus
+from calibrate.pretrain.corpus import read_corpus, with_designs
 from calibrate.pretrain.export import export
 from calibrate.pretrain.train import Settings, Training
 from calibrate.progress import Progress
 from inspectord.errors import FitError
 
 WEIGHTS = "lite.safetensors"
+DESIGNS = 32  # of each family of scenes
 TELL_EVERY = 100  # steps
 
 
@@ -30,12 +31,13 @@ def pretrain(options: argparse.Namespace, progress: Progress) -> Path:
     corpus = read_corpus(options.corpus, options.without)
     progress.note(f"{len(corpus.images)} photographs of {len(corpus.names)} classes")
     settings = Settings(steps=options.steps, rate=options.rate, seed=options.seed)
+    corpus = with_designs(corpus, DESIGNS)
     training = Training(corpus, settings, options.out, options.device)
     if training.step:
         progress.note(f"continuing after step {training.step}")
     _run(training, settings.steps, progress)
     weights: Path = options.out / WEIGHTS
-    export(training.averaged, corpus, weights)
+    export(training.averaged.backbone, corpus, weights)
     return weights
 
 

@@ -1,4 +1,4 @@
-"""Draws docs/pretraining.png: what the backbones are pre-trained on, scenes and defects of every family."""
+"""Draws docs/pretraining.png: scenes that backbones are pre-trained on, and defects that they never see."""
 
 from __future__ import annotations
 
@@ -75,11 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     kept = [(f"{name}\n(held out)", scene_row(name)) for name in scenes.HELD_OUT]
     drawn = [(name, scene_row(name)) for name in scenes.FAMILIES]
     flaws = [*defects.FAMILIES, *defects.HELD_OUT]
-    struck = [
-        (name + "\n(held out)" * (name in defects.HELD_OUT), defect_row(name, number))
-        for number, name in enumerate(flaws, start=1)
-    ]
-    titles = "scenes: three parts, two good frames of each", "defects: good, struck, mask; two parts"
+    struck = [(name, defect_row(name, number)) for number, name in enumerate(flaws, start=1)]
+    titles = "scenes: three parts, two good frames of each", "defects, for choosing only: good, struck, mask"
     out.write_bytes(_draw([(titles[0], drawn + kept), (titles[1], struck)]))
 
 

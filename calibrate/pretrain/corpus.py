@@ -1,4 +1,4 @@
-"""Photographs for pre-training: a folder <source>/<class>/<image>, held in memory as bytes."""
+"""What pre-training sees: photographs of a folder <source>/<class>/<image>, and frames of made-up parts."""
 
 from __future__ import annotations
 
@@ -9,11 +9,15 @@ from pathlib import Path
 import cv2
 import numpy as np
 import numpy.typing as npt
+import torch
 
+from calibrate.pretrain import scenes
 from inspectord.errors import FitError
 
 Bytes = npt.NDArray[np.uint8]
 SUFFIXES = (".jpg", ".jpeg", ".png")
+SCENES = "scenes"  # the source of made-up parts
+INSTANCES, SIDE = 4, 144  # frames of each, and their pixels
 
 
 @dataclass(frozen=True)
@@ -24,10 +28,21 @@ class Corpus:
     classes: npt.NDArray[np.int64]  # (images,)
     names: tuple[str, ...]  # of the classes, <source>/<class>
 
-    def members(self, sources: Sequence[str]) -> list[npt.NDArray[np.int64]]:
-        """Indices of the images of each class of these sources."""
-        chosen = [i for i, name in enumerate(self.names) if name.split("/")[0] in sources]
-        return [np.flatnonzero(self.classes == i) for i in chosen]
+    def of(self, sources: Sequence[str]) -> npt.NDArray[np.bool_]:
+        """Which images are of these sources, (images,)."""
+        chosen = np.array([name.split("/")[0] in sources for name in self.names])
+        return np.asarray(chosen[self.classes])
+
+
+def with_designs(corpus: Corpus, designs: int) -> Corpus:
+    """The corpus and so many designs of every family of scenes, each a class of INSTANCES frames."""
+    images, names = list(corpus.images), list(corpus.names)
+    for family in scenes.FAMILIES:
+        frames = scenes.render(family, torch.arange(designs), INSTANCES, SIDE)
+        images += list(frames.flatten(0, 1).permute(0, 2, 3, 1).to(torch.uint8).contiguous().numpy())
+        names += [f"{SCENES}/{family} {design}" for design in range(designs)]
+    added = np.arange(len(corpus.names), len(names)).repeat(INSTANCES)
+    return Corpus(images, np.concatenate([corpus.classes, added]), tuple(names))
 
 
 def read_corpus(folder: Path, without: Sequence[str] = ()) -> Corpus:

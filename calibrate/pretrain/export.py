@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from safetensors.numpy import save
+from torch.nn import functional
 
 from calibrate.backbones.lite import fold_state, with_ranges
 from calibrate.pretrain import scenes
 from calibrate.pretrain.corpus import Corpus, crop
-from calibrate.pretrain.train import Trainee
+from calibrate.pretrain.network import Lite
 
 RANGE_IMAGES = 96  # of each kind; what their activations reach is what 8 bits must hold
 SIZE = 256
@@ -22,16 +23,13 @@ SIZE = 256
 Floats = npt.NDArray[np.float32]
 
 
-def export(trainee: Trainee, corpus: Corpus, path: Path) -> None:
+def export(backbone: Lite, corpus: Corpus, path: Path) -> None:
     """Write the backbone, batch norms folded, kernels in half precision; whole or not at all."""
-    state = {name: value.cpu().float().numpy() for name, value in trainee.backbone.state_dict().items()}
+    state = {name: value.cpu().float().numpy() for name, value in backbone.state_dict().items()}
     images = np.stack(list(_range_images(corpus)))
-    tensors = with_ranges(fold_state(state), images)
-    spread = _spread(trainee, images)
-    for name in ("metric.kernel", "metric.bias"):
-        tensors[name] = tensors[name] / spread
-    halves = {
-        name: value.astype(np.float16 if name.endswith(".kernel") else np.float32)
+    tensors = with_ranges(fold_state(state), images) | {"joined.spread": spread(backbone, images)}
+    halves = {  # in C order: safetensors writes memory as it lies, and a training's kernels are channels last
+        name: value.astype(np.float16 if name.endswith(".kernel") else np.float32, order="C")
         for name, value in tensors.items()
     }
     part = path.with_name(path.name + ".part")
@@ -39,15 +37,18 @@ def export(trainee: Trainee, corpus: Corpus, path: Path) -> None:
     os.replace(part, path)
 
 
-def _spread(trainee: Trainee, images: Floats) -> float:
-    """Standard deviation of the embedding over images and places, root mean square over its channels.
+def spread(backbone: Lite, images: Floats) -> Floats:
+    """Standard deviation of every joined channel over images and places, (channels,).
 
-    Divided by it, the embedding has a variance of 1, of which PaDiM's epsilon of 0.01 is a hundredth.
+    Divided by it, features have a variance of 1, of which PaDiM's epsilon of 0.01 is a hundredth. A channel
+    that hardly ever moves counts as a tenth of the middle one, so that its noise is not blown up.
     """
-    backbone = trainee.backbone.cpu().float().eval()
+    backbone = backbone.cpu().float().eval()
     with torch.no_grad():
-        embeddings = torch.cat([backbone(torch.from_numpy(image[None])) for image in images])
-    return float(embeddings.var((0, 2, 3)).mean().sqrt())
+        stages = [backbone(torch.from_numpy(image[None])) for image in images]
+        joined = [torch.cat([functional.avg_pool2d(fine, 2), middle], 1) for fine, middle in stages]
+        found: Floats = torch.cat(joined).transpose(0, 1).flatten(1).std(1).numpy()
+    return np.maximum(found, 0.1 * np.median(found))
 
 
 def _range_images(corpus: Corpus) -> Iterator[Floats]:

@@ -123,12 +123,6 @@ def noise_at(dice: Dice, u: Tensor, v: Tensor) -> Tensor:
     return functional.grid_sample(coarse + 0.5 * fine, where, padding_mode="reflection", align_corners=True)
 
 
-def smooth_noise(dice: Dice, height: int, width: int, cells: int) -> Tensor:
-    """Noise over the whole image with about `cells` bumps a side, unit variance, (n, 1, height, width)."""
-    lattice = dice.normal(1, cells + 1, cells + 1)
-    return functional.interpolate(lattice, (height, width), mode="bicubic", align_corners=True)
-
-
 @dataclass(frozen=True)
 class Region:
     """A soft region: cover (n, 1, h, w) from 0 to 1, its place and half axes in pixels (n, 1, 1, 1)."""

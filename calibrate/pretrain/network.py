@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from calibrate.backbones.lite import DIMENSIONS, MEAN, SCALE
+from calibrate.backbones.lite import JOINED, MEAN, SCALE
 
-WIDTHS = (24, 48, 96, 192)
+FIRST, LAST = 24, 192  # channels of the first unit, and of the stage that only training needs
 
 
 class Unit(nn.Module):
@@ -47,60 +47,40 @@ class Down(Block):
 
 
 class Lite(nn.Module):
-    """Maps at strides 4, 8 and 16, and at stride 8 the embedding in which distances mean something.
-
-    Images are float32 (n, 3, height, width), 0..255, red, green, blue.
-    """
+    """Maps at strides 4 and 8 of images, float32 (n, 3, height, width), 0..255, red, green, blue."""
 
     def __init__(self) -> None:
         super().__init__()
-        first, second, third, fourth = WIDTHS
-        self.stem = nn.ModuleList([Unit(3, first, 2), Unit(first, second, 2)])
-        self.stage1 = Block(second)
-        self.stage2 = Down(second, third)
-        self.stage3 = Down(third, fourth)
-        self.metric = nn.Conv2d(second + third + fourth, DIMENSIONS, 1)
+        first, second = JOINED
+        self.stem = nn.ModuleList([Unit(3, FIRST, 2), Unit(FIRST, first, 2)])
+        self.stage1 = Block(first)
+        self.stage2 = Down(first, second)
 
-    def stages(self, images: Tensor) -> list[Tensor]:
-        """Maps of the three stages."""
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x = (images - MEAN) / SCALE
         for unit in self.stem:
             x = torch.relu(unit(x))
-        first = self.stage1(x)
-        second = self.stage2(first)
-        return [first, second, self.stage3(second)]
-
-    def embed(self, stages: list[Tensor]) -> Tensor:
-        """Embedding (n, DIMENSIONS, height / 8, width / 8)."""
-        out: Tensor = self.metric(aligned(stages))
-        return out
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.embed(self.stages(images))
+        fine: Tensor = self.stage1(x)
+        return fine, self.stage2(fine)
 
 
-def aligned(stages: list[Tensor]) -> Tensor:
-    """All stages at stride 8: the first averaged, the last interpolated, joined along the channels."""
-    first, second, third = stages
-    coarse = nn.functional.interpolate(third, size=second.shape[2:], mode="bilinear", align_corners=False)
-    return torch.cat([nn.functional.avg_pool2d(first, 2), second, coarse], 1)
+class Trainee(nn.Module):
+    """The backbone, one deeper stage, and what tells the classes from the mean of each stage's map.
 
-
-class Segmenter(nn.Module):
-    """Where is a defect? From embeddings and their residuals: what separates them from the nearest good one.
-
-    Residuals make parts alike (Yao et al. 2024, "ResAD"), so that one segmenter serves parts it never saw.
+    The earlier stages are what detects, so each must tell the classes itself (Lee et al. 2015,
+    "Deeply-Supervised Nets"). singles is a class for each photograph that is one; see Corpus.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int, singles: int) -> None:
         super().__init__()
-        self.hidden = nn.ModuleList([Unit(2 * DIMENSIONS, DIMENSIONS), Unit(DIMENSIONS, DIMENSIONS)])
-        self.logit = nn.Conv2d(DIMENSIONS, 1, 1)
+        self.backbone = Lite()
+        self.stage3 = Down(JOINED[-1], LAST)
+        self.classes = nn.ModuleList([nn.Linear(width, classes) for width in (*JOINED, LAST)])
+        self.singles = nn.Linear(JOINED[-1], singles)
 
-    def forward(self, embedding: Tensor, residual: Tensor) -> Tensor:
-        """Logits (n, rows, columns) of maps (n, DIMENSIONS, rows, columns)."""
-        x = torch.cat([embedding, residual], 1)
-        for unit in self.hidden:
-            x = torch.relu(unit(x))
-        out: Tensor = self.logit(x)[:, 0]
-        return out
+    def forward(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Logits of the classes, from each of the three stages, and of the singles."""
+        fine, middle = self.backbone(images)
+        means = [stage.mean((2, 3)) for stage in (fine, middle, self.stage3(middle))]
+        logits = [head(mean) for head, mean in zip(self.classes, means, strict=True)]
+        return logits, self.singles(means[1])

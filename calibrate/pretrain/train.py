@@ -1,7 +1,9 @@
 """Pre-training of the bundled backbone, on two CPU cores or one CUDA device; survives a kill.
 
-Three losses share the network: photographs are classified, a patch's distance to the good patches of its part
-must tell defects, and a small segmenter must find them from what separates a patch from its nearest good one.
+It learns to tell classes apart: what photographs show, and which design a made-up part is of. Textures are
+also told apart photograph by photograph (Dosovitskiy et al. 2014, "Discriminative Unsupervised Feature
+Learning with Exemplar Convolutional Neural Networks"), for a detector lives from such differences. Light
+changes little from view to view: a network taught to overlook light overlooks the defects that show as light.
 """
 
 from __future__ import annotations
@@ -17,17 +19,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from calibrate.pretrain import checkpoint, nuisance
-from calibrate.pretrain.corpus import Corpus, crop
-from calibrate.pretrain.episodes import Episode, Episodes
-from calibrate.pretrain.losses import Distances, balanced, cells, nearest, ranked
-from calibrate.pretrain.network import WIDTHS, Lite, Segmenter
+from calibrate.pretrain.corpus import SCENES, Corpus, crop
+from calibrate.pretrain.network import Trainee
 from inspectord.errors import FitError
 
 CHECKPOINT = "checkpoint.pt"
 CHECKPOINT_EVERY = 200  # steps
 WARM_UP = 200
+# Sources of textures: each of their photographs is a class of its own besides.
+TEXTURES = ("ambientcg_thumbs", "tex_nobiax_cc0", "tex_philipk")
+NO_SINGLE = -100
 
-Drawn: TypeAlias = tuple[Episode, Tensor, Tensor]  # an episode; photographs and their classes
+Drawn: TypeAlias = tuple[Tensor, Tensor, Tensor]  # images, their classes, their singles or NO_SINGLE
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,10 @@ class Settings:
     """Everything that decides the weights, besides the corpus."""
 
     steps: int = 5000
-    parts: int = 4  # an episode's
-    photographs: int = 144  # classified a step
+    images: int = 160  # a step
+    scenes: float = 0.2  # share of them that are made-up parts, where the corpus has some
     size: int = 96
+    light: float = 0.25  # strength of nuisance.vary
     rate: float = 2e-3
     decay: float = 0.02
     average: float = 0.999  # of the weights, per step
@@ -45,43 +49,47 @@ class Settings:
 
 
 class Draws(torch.utils.data.IterableDataset[Drawn]):
-    """Episodes and photographs of the steps from `first` on; each depends on the seed and its step alone."""
+    """The images of the steps from `first` on; each depends on the seed and its step alone."""
 
     def __init__(self, corpus: Corpus, settings: Settings, first: int, device: torch.device) -> None:
         self._corpus, self._settings, self._first, self._device = corpus, settings, first, device
-        self._episodes = Episodes(corpus, settings.size, settings.seed, device)
+        self._chances = _chances(corpus, settings.scenes)
+        self._singles = singles(corpus)
 
     def __iter__(self) -> Iterator[Drawn]:
         for step in range(self._first, self._settings.steps):
-            yield self._episodes.draw(step, self._settings.parts), *self._photographs(step)
+            yield self._draw(np.random.default_rng((self._settings.seed, step)))
 
-    def _photographs(self, step: int) -> tuple[Tensor, Tensor]:
-        """Images and their classes, every class about as often as the root of its size."""
-        rng = np.random.default_rng((self._settings.seed, step, 1))
-        corpus, count = self._corpus, self._settings.photographs
-        frequency = np.bincount(corpus.classes)
-        weights = 1 / np.sqrt(frequency[corpus.classes])
-        chosen = rng.choice(len(corpus.images), count, p=weights / weights.sum())
-        crops = [crop(corpus.images[i], rng, self._settings.size, (0.5, 1.0), 15.0) for i in chosen]
+    def _draw(self, rng: np.random.Generator) -> Drawn:
+        corpus, count, size = self._corpus, self._settings.images, self._settings.size
+        chosen = rng.choice(len(corpus.images), count, p=self._chances)
+        crops = [crop(corpus.images[i], rng, size, (0.4, 1.0), 15.0) for i in chosen]
         flipped = [c[:, ::-1] if rng.random() < 0.5 else c for c in crops]
         stacked = np.ascontiguousarray(np.stack(flipped).transpose(0, 3, 1, 2))
         images = torch.from_numpy(stacked).to(self._device).float()
         grey = torch.tensor(rng.random(count) < 0.5, device=self._device)[:, None, None, None]
         images = torch.where(grey, images.mean(1, keepdim=True).expand_as(images), images)
         generator = torch.Generator(self._device).manual_seed(int(rng.integers(2**62)))
-        images = nuisance.vary(images, generator)
-        return images, torch.from_numpy(corpus.classes[chosen]).to(self._device)
+        images = nuisance.vary(images, generator, self._settings.light)
+        classes, alone = (torch.from_numpy(kind[chosen]) for kind in (corpus.classes, self._singles))
+        return images, classes.to(self._device), alone.to(self._device)
 
 
-class Trainee(nn.Module):
-    """The backbone with the heads that only training needs."""
+def singles(corpus: Corpus) -> np.ndarray:
+    """A class of its own for each texture's photograph, NO_SINGLE for every other image; int64 (images,)."""
+    textures = corpus.of(TEXTURES)
+    return np.where(textures, np.cumsum(textures) - 1, NO_SINGLE)
 
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.backbone = Lite()
-        self.segmenter = Segmenter()
-        self.distances = Distances()
-        self.classifier = nn.Linear(WIDTHS[-1], classes)
+
+def _chances(corpus: Corpus, scenes: float) -> np.ndarray:
+    """Of each image to be drawn: a class comes about as often as the root of its size."""
+    weights = 1 / np.sqrt(np.bincount(corpus.classes)[corpus.classes])
+    made_up = corpus.of((SCENES,))
+    for part, share in ((made_up, scenes), (~made_up, 1 - scenes)):
+        if made_up.any() and not made_up.all():
+            weights[part] *= share / weights[part].sum()
+    chances: np.ndarray = weights / weights.sum()
+    return chances
 
 
 class Training:
@@ -92,7 +100,8 @@ class Training:
         self._corpus, self._settings, self._checkpoint = corpus, settings, folder / CHECKPOINT
         self._device = torch.device(device)
         layout = {"memory_format": torch.channels_last}
-        self._trainee = Trainee(len(corpus.names)).to(self._device, **layout)
+        alone = max(int(corpus.of(TEXTURES).sum()), 1)  # the loss of a head without classes is not finite
+        self._trainee = Trainee(len(corpus.names), alone).to(self._device, **layout)
         self._average = torch.optim.swa_utils.AveragedModel(
             self._trainee,
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average),
@@ -129,8 +138,9 @@ class Training:
         draws = Draws(self._corpus, self._settings, self.step, self._device)
         if self._device.type != "cpu":
             return draws
+        # Two drawn ahead are 35 MB of shared memory; of that a container often has 64 MB.
         loader: Iterable[Drawn] = torch.utils.data.DataLoader(
-            draws, batch_size=None, num_workers=1, prefetch_factor=4
+            draws, batch_size=None, num_workers=1, prefetch_factor=2
         )
         return loader
 
@@ -140,7 +150,7 @@ class Training:
             group["lr"] = settings.rate * _schedule(step, settings.steps)
         self._trainee.train()
         losses = self._losses(*drawn)
-        total = losses["distance"] + losses["rank"] + 0.5 * losses["segment"] + losses["class"]
+        total = losses["stage3"] + 0.5 * (losses["stage1"] + losses["stage2"] + losses["single"])
         self._optimiser.zero_grad(set_to_none=True)
         total.backward()
         norm = nn.utils.clip_grad_norm_(self._trainee.parameters(), 5.0)
@@ -153,40 +163,28 @@ class Training:
         self._average.update_parameters(self._trainee)
         return {name: float(value.detach()) for name, value in losses.items()}
 
-    def _losses(self, episode: Episode, images: Tensor, classes: Tensor) -> dict[str, Tensor]:
-        trainee, parts = self._trainee, len(episode.support)
-        everything = torch.cat([episode.support.flatten(0, 1), episode.queries.flatten(0, 1), images])
-        everything = everything.contiguous(memory_format=torch.channels_last)
+    def _losses(self, images: Tensor, classes: Tensor, alone: Tensor) -> dict[str, Tensor]:
+        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            stages = trainee.backbone.stages(everything)
-            logits = trainee.classifier(stages[2][-len(images) :].mean((2, 3)))
-            embedding = trainee.backbone.embed([stage[: -len(images)] for stage in stages])
-        embedding = embedding.float()
-        supports = episode.support.shape[:2].numel()
-        support, queries = embedding[:supports], embedding[supports:]
-        rows, columns = embedding.shape[2:]
-        struck, clean = cells(episode.mask.flatten(0, 1), rows, columns)
-        distance, residual = nearest(
-            queries.reshape(parts, -1, *queries.shape[1:]), support.reshape(parts, -1, *support.shape[1:])
-        )
-        with torch.autocast(self._device.type, dtype=torch.bfloat16):
-            seen = trainee.segmenter(queries, residual.flatten(0, 1)).float()
-        far = trainee.distances(distance)
-        shape = far.shape
-        return {
-            "distance": balanced(far.flatten(0, 1), struck, clean),
-            "rank": ranked(far, struck.reshape(shape), clean.reshape(shape)),
-            "segment": balanced(seen, struck, clean)
-            + ranked(seen.reshape(shape), struck.reshape(shape), clean.reshape(shape)),
-            "class": functional.cross_entropy(logits.float(), classes, label_smoothing=0.1),
-        }
+            logits, single = self._trainee(images)
+        first, second, third = (_told(each, classes) for each in logits)
+        return {"stage1": first, "stage2": second, "stage3": third, "single": _told(single, alone)}
+
+
+def _told(logits: Tensor, classes: Tensor) -> Tensor:
+    """Cross-entropy over the images that have a class; 0 where none has."""
+    has = (classes != NO_SINGLE).sum().clamp(min=1)
+    loss = functional.cross_entropy(
+        logits.float(), classes, ignore_index=NO_SINGLE, label_smoothing=0.1, reduction="sum"
+    )
+    return loss / has
 
 
 def _identity(corpus: Corpus, settings: Settings) -> checkpoint.Identity:
     """What another run must share to continue this one."""
     counts = np.bincount(corpus.classes).tolist()
-    photographs = {f"photographs of {name}": n for name, n in zip(corpus.names, counts, strict=True)}
-    return asdict(settings) | photographs
+    images = {f"images of {name}": n for name, n in zip(corpus.names, counts, strict=True)}
+    return asdict(settings) | images
 
 
 def _schedule(step: int, steps: int) -> float:

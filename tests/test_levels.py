@@ -1,0 +1,328 @@
+"""Scores in multiples of what is usual: at its place, and in its frame as far as good frames go."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as op
+
+from calibrate import levels as module
+from calibrate.fit import fit, prepare
+from calibrate.folds import Folds
+from calibrate.graph import levelled
+from calibrate.kinds import Learned
+from calibrate.levels import QUIET, SAMPLED, STILL, Levels, level, plain, spread
+from calibrate.options import FitOptions
+from calibrate.progress import Silent
+from calibrate.spool import Spool
+from calibrate.tiles import Joiner
+from calibrate.tiles import plan as geometry_of
+from inspectord.errors import FitError
+from inspectord.inspect import Inspector, check_golden, compile_model
+from inspectord.sources.parts import render_part
+
+CELLS = (8, 10)
+
+
+def good_maps(count=24, shape=CELLS, seed=0):
+    """(count, rows, columns): some places loud, some frames brighter; every cell its own noise."""
+    rng = np.random.default_rng(seed)
+    place = 3 + rng.gamma(2, 2, shape)
+    frame = rng.uniform(0.8, 1.25, (count, 1, 1))
+    return frame * place * rng.uniform(0.7, 1.4, (count, *shape))
+
+
+def levels_of(maps, valid=None):
+    """By the whole set."""
+    valid = np.ones(maps.shape[1:], bool) if valid is None else valid
+    return Levels.of(maps.mean(axis=0), valid, maps.reshape(len(maps), -1)[:, spread(valid)])
+
+
+@pytest.fixture
+def learn(tmp_path):
+    """Learned and joiner for maps (frames, rows, columns); the joiner neither blurs nor blends."""
+    spools = []
+
+    def make(maps, checked=None, valid=None):
+        rows, columns = maps.shape[1:]
+        geometry = geometry_of((0, 0, 8 * columns, 8 * rows), cell=8, multiple=8)
+        joiner = Joiner(geometry, np.ones((rows, columns), bool) if valid is None else valid, 0.0)
+        for frames in (maps, maps[:2] if checked is None else checked):
+            spools.append(Spool(tmp_path, len(frames), rows * columns, 1, 7))
+            for number, frame in enumerate(frames):
+                spools[-1].write_frame(number, frame.reshape(-1, 1).astype(np.float32))
+        return Learned(None, *spools[-2:], {"own": 1}), joiner
+
+    yield make
+    for spool in spools:
+        spool.close()
+
+
+def folds(of_frame, copies=0):
+    of_frame = np.repeat(of_frame, 1 + copies)
+    return Folds(of_frame, np.arange(len(of_frame)) % (1 + copies) == 0)
+
+
+def scores(learned, joiner, of_frame, copies=0):
+    return level(learned, joiner, folds(of_frame, copies), Silent())
+
+
+def by_the_book(others, joined, valid):
+    """A map's score by the maps of other good frames, cell by cell and in order."""
+    cells = [(r, c) for r in range(valid.shape[0]) for c in range(valid.shape[1]) if valid[r, c]]
+    mean = {cell: np.mean([other[cell] for other in others]) for cell in cells}
+    quiet = QUIET * np.mean(list(mean.values()))
+    usual = {cell: max(mean[cell], quiet) for cell in cells}
+    lively = [cell for cell in cells if mean[cell] >= quiet]
+
+    def middle(frame):
+        ordered = sorted(frame[cell] / usual[cell] for cell in lively)
+        return ordered[(len(ordered) - 1) // 2]
+
+    own = [middle(other) for other in others]
+    bounded = min(max(middle(joined), min(own), STILL), max(max(own), STILL))
+    return max(joined[cell] / usual[cell] for cell in cells) / bounded
+
+
+# --- what a score means ---
+
+
+def test_a_frame_in_other_light_keeps_its_score():
+    maps = good_maps()
+    levels, frame = levels_of(maps), maps[3] / levels_of(maps[3:4]).high
+    brighter = [levels.score(frame * factor) for factor in np.linspace(levels.low, levels.high, 5)]
+    assert levels.high > 1.2 * levels.low
+    assert np.ptp(brighter) < 0.15 * brighter[0]
+
+
+def test_light_within_the_good_frames_range_changes_nothing_at_all():
+    levels = levels_of(good_maps())
+    frame = levels.usual * np.random.default_rng(1).uniform(0.9, 1.1, CELLS)
+    frame /= np.median(frame / levels.usual)
+    middle = (levels.low + levels.high) / 2
+    found = [levels.score(frame * factor) for factor in (1.02 * levels.low, middle, 0.98 * levels.high)]
+    assert np.allclose(found, found[0], rtol=1e-9)
+
+
+@pytest.mark.parametrize("share", [0.55, 0.8, 1.0])
+def test_a_frame_that_is_strange_over_more_than_half_stays_strange(share):
+    maps = good_maps()
+    levels = levels_of(maps)
+    strange = maps[0].copy()
+    strange.ravel()[: int(share * strange.size)] *= 5
+    highest = max(levels.score(joined) for joined in maps)
+    assert levels.score(strange) > 2 * highest
+    assert levels.score(2 * strange) == pytest.approx(2 * levels.score(strange))
+
+
+def test_a_defect_counts_by_its_multiple_wherever_it_lies():
+    maps = good_maps()
+    levels, frame = levels_of(maps), levels_of(maps).usual
+    quiet_place, loud_place = frame.argmin(), frame.argmax()
+    assert frame.flat[loud_place] > 2 * frame.flat[quiet_place]
+    for place in (quiet_place, loud_place):
+        struck = frame.copy()
+        struck.flat[place] *= 6
+        assert levels.score(struck) == pytest.approx(6, rel=1e-6)
+
+
+def test_a_place_that_is_almost_always_still_does_not_shout():
+    """A hundredth of the common distance, tripled, is nothing."""
+    maps = good_maps()
+    maps[:, 2, 2] *= 0.001
+    levels, frame = levels_of(maps), maps[0].copy()
+    before = levels.score(frame)
+    frame[2, 2] *= 50
+    assert levels.score(frame) == before
+
+
+def test_a_stiller_frame_than_any_is_not_blown_up():
+    maps = good_maps()
+    levels = levels_of(maps)
+    assert levels.score(maps[0] * 0.01) < 0.05
+
+
+def test_where_many_distances_are_zero_little_noise_never_becomes_a_large_score():
+    """As of PatchCore's banks: patches often lie on a member, and a frame's median may well be zero."""
+    rng = np.random.default_rng(0)
+    maps = rng.gamma(2, 2, (40, *CELLS)) * (rng.random((40, *CELLS)) < 0.58)
+    assert 0 < np.mean(np.median(maps, axis=(1, 2)) == 0) < 0.3
+    levels = levels_of(maps)
+    found = np.array([levels.score(joined) for joined in maps])
+    assert found.max() < 4 * np.median(found)
+    assert levels.low == STILL
+
+
+# --- held-out scores ---
+
+
+@pytest.mark.parametrize(
+    ("of_frame", "copies"),
+    [
+        (np.arange(24), 0),
+        (np.arange(24) % 10, 2),
+        (np.arange(24) % 2, 0),
+        (np.repeat([0, 1, 2], (5, 9, 10)), 1),
+    ],
+    ids=["one by one", "ten folds with copies", "halves", "runs with copies"],
+)
+def test_held_out_scores_are_by_the_other_folds_alone(learn, of_frame, copies):
+    maps, valid = good_maps(), np.ones(CELLS, bool)
+    maps[5] *= 6  # a stray one must count fully, and be no excuse for itself
+    maps[:, :2] *= 0.1
+    valid[3:5, 2:6] = False
+    learned, joiner = learn(maps, valid=valid)
+    _, fitted = scores(learned, joiner, of_frame, copies)
+    for number, found in enumerate(fitted.held_out):
+        others = maps[of_frame != of_frame[number]]
+        assert found == pytest.approx(by_the_book(others, maps[number], valid), rel=1e-5)
+    assert len(fitted.held_out) == 24
+
+
+def test_many_frames_held_out_one_by_one_are_still_each_unknown(learn, monkeypatch):
+    monkeypatch.setattr(module, "FOLDS", 5)
+    maps = good_maps()
+    _, fitted = scores(*learn(maps), np.arange(24))
+    for number, found in enumerate(fitted.held_out):
+        others = maps[np.arange(24) % 5 != number % 5]
+        assert found == pytest.approx(by_the_book(others, maps[number], np.ones(CELLS, bool)), rel=1e-5)
+
+
+def test_a_stray_good_frame_does_not_excuse_itself(learn):
+    maps = good_maps()
+    maps[5] *= 6
+    levels, fitted = scores(*learn(maps), np.arange(24))
+    assert fitted.held_out[5] > 3 * np.median(fitted.held_out)
+    assert fitted.held_out.argmax() == 5
+    assert levels.score(maps[5]) < 0.5 * fitted.held_out[5]
+
+
+def test_two_runs_in_very_different_light_are_as_far_apart_as_they_are_and_no_further(learn):
+    maps = good_maps()
+    maps[:12] *= 2
+    _, fitted = scores(*learn(maps), np.repeat([0, 1], 12))
+    bright, dark = np.median(fitted.held_out[:12]), np.median(fitted.held_out[12:])
+    alike = np.median(scores(*learn(good_maps()), np.arange(24))[1].held_out)
+    assert 1.3 * alike < bright < 2.2 * alike
+    assert 0.4 * alike < dark < alike
+
+
+def test_what_the_graph_must_repeat_is_by_all_frames(learn):
+    maps, checked = good_maps(), good_maps(3, seed=9)
+    levels, fitted = scores(*learn(maps, checked), np.arange(24))
+    expected = [by_the_book(maps, joined, np.ones(CELLS, bool)) for joined in checked]
+    assert np.allclose(fitted.checked, expected, rtol=1e-5)
+    assert fitted.parameters == {"own": 1, "level_low": levels.low, "level_high": levels.high}
+
+
+def test_good_parts_score_a_little_over_one(learn):
+    _, fitted = scores(*learn(good_maps()), np.arange(24))
+    assert 1 < fitted.held_out.min() < fitted.held_out.max() < 3
+
+
+def test_frames_that_are_all_the_same_score_zero(learn):
+    maps = np.zeros((12, *CELLS))
+    levels, fitted = scores(*learn(maps), np.arange(12))
+    assert not fitted.held_out.any()
+    assert not fitted.checked.any()
+    assert (levels.usual > 0).all()
+
+
+def test_plain_scores_are_the_highest_distances(learn):
+    maps, checked = good_maps(), good_maps(3, seed=9)
+    fitted = plain(*learn(maps, checked))
+    assert np.allclose(fitted.held_out, maps.max(axis=(1, 2)), rtol=1e-6)
+    assert np.allclose(fitted.checked, checked.max(axis=(1, 2)), rtol=1e-6)
+    assert fitted.parameters == {"own": 1}
+
+
+# --- the graph ---
+
+
+def in_the_graph(levels, joined, precision="f32"):
+    entry = op.parameter(list(joined.shape), ov.Type.f32)
+    model = ov.Model([op.result(levelled(entry.output(0), levels))], [entry], "levels")
+    return compile_model(model, "CPU", precision, threads=1)([joined.astype(np.float32)])[0]
+
+
+@pytest.mark.parametrize(
+    ("shape", "hidden"),
+    [((1, 1), 0), ((1, 2), 0), ((7, 9), 0), ((8, 10), 0), ((8, 10), 13), ((30, 40), 0), ((61, 33), 500)],
+)
+def test_the_graph_gives_the_same_scores(shape, hidden):
+    valid = np.ones(shape, bool)
+    valid.ravel()[:hidden] = False
+    maps = good_maps(12, shape) * valid
+    levels = levels_of(maps, valid)
+    assert len(spread(valid)) == min(SAMPLED, valid.sum())
+    assert valid.ravel()[levels.sampled].all()
+    for factor in (0.0, 0.1, 1.0, 10.0):  # below the bounds, within and above
+        for joined in factor * maps[:2]:
+            assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
+
+
+def test_the_graphs_map_is_zero_under_a_mask():
+    valid = np.ones(CELLS, bool)
+    valid[:3] = False
+    maps = good_maps() * valid
+    found = in_the_graph(levels_of(maps, valid), maps[0])
+    assert not found[:3].any()
+    assert (found[3:] > 0).all()
+
+
+def test_a_map_that_is_not_finite_never_becomes_a_finite_score():
+    levels = levels_of(good_maps())
+    for wrong in (np.nan, np.inf):
+        assert not np.isfinite(in_the_graph(levels, np.full(CELLS, wrong))).any()
+
+
+# --- the whole fit ---
+
+
+def run(folder, tmp_path, **changes):
+    base = FitOptions("flange", tmp_path / "recipes", (folder,), threads=1, memory_mb=100_000)
+    return fit(prepare(dataclasses.replace(base, dimensions=20, **changes), Silent()), Silent())
+
+
+@pytest.mark.parametrize("precision", ["f32", "bf16"])
+@pytest.mark.parametrize("absolute", [False, True])
+def test_a_recipe_repeats_its_golden_scores_and_says_how_it_scores(good, tmp_path, precision, absolute):
+    recipe = run(good, tmp_path, precision=precision, absolute=absolute)
+    inspector = Inspector(recipe, threads=1)
+    assert check_golden(inspector) <= recipe.spec.golden.tolerance
+    parameters = recipe.spec.model.parameters
+    assert parameters["absolute"] is absolute
+    if absolute:
+        assert "level_low" not in parameters  # that its scores are plain distances, the fit's own gate compares
+    else:
+        assert STILL <= parameters["level_low"] < 1 < parameters["level_high"] < 2
+        assert 1 < inspector.score(render_part(1, 900, 96, 80, 0.0).pixels).score < 3
+
+
+def test_good_parts_of_a_recipe_score_between_one_and_three(good, tmp_path, monkeypatch):
+    found = {}
+
+    def kept(plan, model, fitted, folder, progress):
+        found[plan.kind.name] = fitted.held_out
+
+    monkeypatch.setattr("calibrate.fit.publish", kept)
+    run(good, tmp_path)
+    run(good, tmp_path, model="patchcore", coreset="10%")
+    assert all(1 < np.median(held_out) < 3 for held_out in found.values())
+    assert found.keys() == {"padim", "patchcore"}
+
+
+@pytest.mark.parametrize("model", ["padim", "patchcore"])
+def test_frames_that_are_all_the_same_are_refused(tmp_path, model):
+    folder = tmp_path / "still"
+    folder.mkdir()
+    frame = np.full((80, 96), 90, np.uint8)
+    for number in range(12):
+        frame[0, 0] = number  # outside the region
+        cv2.imwrite(str(folder / f"{number}.png"), frame)
+    with pytest.raises(FitError, match="the same inside the region"):
+        run(folder, tmp_path, model=model, roi=(32, 32, 48, 48))

@@ -1,0 +1,69 @@
+"""The data set with made-up defects: from good frames alone, whole, reproducible."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+
+from benchmarks import struck
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """Twelve grey frames of two sizes, in the common layout."""
+    folder = tmp_path / "part"
+    (folder / "train/good").mkdir(parents=True)
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        pixels = rng.integers(100, 140, (64, 80 - 16 * (number % 2)), np.uint8)
+        cv2.imwrite(str(folder / f"train/good/{number:02}.png"), pixels)
+    return folder
+
+
+def images(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
+
+
+def test_every_frame_is_taught_or_tested_and_struck_where_the_mask_is(frames, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert struck.main([str(frames), str(out), "--seed", "1"]) == 0
+    assert "3 frames for testing" in capsys.readouterr().out
+    train, good = (
+        sorted(path.name for path in (out / place).iterdir()) for place in ("train/good", "test/good")
+    )
+    assert (len(train), len(good)) == (9, 3)
+    assert sorted(train + good) == sorted(path.name for path in (frames / "train/good").iterdir())
+    found = sorted((out / "test/struck").iterdir())
+    assert found
+    for path in found:
+        clean, defect, faint = (
+            cv2.imread(str(out / "test" / kind / path.name), cv2.IMREAD_UNCHANGED).astype(float)
+            for kind in ("good", "struck", "faint")
+        )
+        assert clean.ndim == defect.ndim == 2
+        mask = (
+            cv2.imread(str(out / "ground_truth/struck" / f"{path.stem}_mask.png"), cv2.IMREAD_UNCHANGED) > 0
+        )
+        change = np.abs(defect - clean)
+        assert change[mask].mean() > 10 * change[~mask].mean()
+        assert np.abs(faint - clean)[mask].mean() == pytest.approx(0.35 * change[mask].mean(), rel=0.1)
+
+
+def test_the_same_seed_gives_the_same_set_and_another_seed_another(frames, tmp_path):
+    for name, seed in (("one", 1), ("same", 1), ("other", 2)):
+        assert struck.main([str(frames), str(tmp_path / name), "--seed", str(seed)]) == 0
+    assert images(tmp_path / "one") == images(tmp_path / "same") != images(tmp_path / "other")
+
+
+def test_what_cannot_be_made_is_one_clear_line_and_nothing_is_overwritten(frames, tmp_path, capsys):
+    (tmp_path / "taken").mkdir()
+    assert struck.main([str(frames), str(tmp_path / "taken")]) == 65
+    assert "taken exists; give another folder" in capsys.readouterr().out
+    for path in sorted((frames / "train/good").iterdir())[7:]:
+        path.unlink()
+    assert struck.main([str(frames), str(tmp_path / "few")]) == 65
+    assert "has 7 frames, at least 8 are needed" in capsys.readouterr().out
+    assert not (tmp_path / "few").exists()
