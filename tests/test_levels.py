@@ -297,7 +297,7 @@ def test_a_recipe_repeats_its_golden_scores_and_says_how_it_scores(good, tmp_pat
     parameters = recipe.spec.model.parameters
     assert parameters["absolute"] is absolute
     if absolute:
-        assert "level_low" not in parameters  # that its scores are plain distances, the fit's own gate compares
+        assert "level_low" not in parameters  # the fit's own gate compares its scores with plain distances
     else:
         assert STILL <= parameters["level_low"] < 1 < parameters["level_high"] < 2
         assert 1 < inspector.score(render_part(1, 900, 96, 80, 0.0).pixels).score < 3
