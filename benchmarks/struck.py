@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,41 +22,47 @@ from torch import Tensor
 
 from calibrate.evaluation import GOOD
 from calibrate.pretrain import defects
-from inspectord.errors import FrameError, InspectordError, SourceError
-from inspectord.sources.files import list_images
+from inspectord.errors import InspectordError, SourceError
+from inspectord.sources.files import list_images, read_image
 
 SHARE, FAINT = 4, 0.35  # every which frame is for testing; how much of a defect remains in test/faint
 
 
 def make(folder: Path, out: Path, seed: int) -> int:
-    """Write the data set; the number of frames for testing. Raises SourceError where it can't be written."""
+    """Write the data set; the number of frames for testing.
+
+    Raises SourceError where there are too few frames or out is there, FrameError for an unreadable frame.
+    """
     paths = list_images(folder / "train" / GOOD)
     if len(paths) < 2 * SHARE:
         raise SourceError(f"{folder}/train/good has {len(paths)} frames, at least {2 * SHARE} are needed")
     if out.exists():
         raise SourceError(f"{out} exists; give another folder")
-    order = [paths[i] for i in np.random.default_rng(seed).permutation(len(paths))]
-    chosen = order[: len(order) // SHARE]
-    for names, place in ((order[len(chosen) :], "train"), (chosen, "test")):
+    numbers = np.random.default_rng(seed).permutation(len(paths)).tolist()
+    # Numbered, for frames of two folders may share a name.
+    named = [(f"{number:05d}_{paths[number].stem}", paths[number]) for number in numbers]
+    chosen = named[: len(named) // SHARE]
+    for frames, place in ((named[len(chosen) :], "train"), (chosen, "test")):
         (out / place / GOOD).mkdir(parents=True)
-        for path in names:
-            shutil.copyfile(path, out / place / GOOD / path.name)
+        for name, path in frames:
+            shutil.copyfile(path, out / place / GOOD / f"{name}{path.suffix}")
     generator = torch.Generator().manual_seed(seed)
     families = [*defects.FAMILIES, *defects.HELD_OUT]
-    for path, other in zip(chosen, chosen[1:] + chosen[:1], strict=True):
-        good = _read(path)
-        struck, mask = defects.strike(good, _fitting(_read(other), good), generator, families)
+    for (name, path), (_, other) in zip(chosen, chosen[1:] + chosen[:1], strict=True):
+        good, channels = _read(path)
+        struck, mask = defects.strike(good, _fitting(_read(other)[0], good), generator, families)
         if mask.any():  # else nothing would have shown
-            _write(out, "struck", path.stem, struck, mask)
-            _write(out, "faint", path.stem, good + FAINT * (struck - good), mask)
+            faint = good + FAINT * (struck - good)
+            for kind, image in (("struck", struck), ("faint", faint)):
+                _write(out / "test" / kind / f"{name}.png", image[0, :channels])
+                _write(out / "ground_truth" / kind / f"{name}_mask.png", mask[0] * 255)
     return len(chosen)
 
 
-def _read(path: Path) -> Tensor:
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if pixels is None:
-        raise FrameError(f"{path} is no readable image; remove it")
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+def _read(path: Path) -> tuple[Tensor, int]:
+    """A frame as three channels, (1, 3, height, width), and how many it has."""
+    pixels = torch.from_numpy(read_image(path)).permute(2, 0, 1)[None].float()
+    return pixels.expand(-1, 3, -1, -1), pixels.shape[1]
 
 
 def _fitting(other: Tensor, good: Tensor) -> Tensor:
@@ -64,15 +71,10 @@ def _fitting(other: Tensor, good: Tensor) -> Tensor:
     return torch.nn.functional.interpolate(other, size=good.shape[2:], mode="bilinear")
 
 
-def _write(out: Path, kind: str, name: str, image: Tensor, mask: Tensor) -> None:
-    grey = bool((image == image[:, :1]).all())  # as the frames that were copied are
-    for path, values in (
-        (out / "test" / kind / f"{name}.png", image[0, : 1 if grey else 3].permute(1, 2, 0).round()),
-        (out / "ground_truth" / kind / f"{name}_mask.png", mask[0, 0] * 255),
-    ):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if not cv2.imwrite(str(path), values.to(torch.uint8).numpy()):
-            raise SourceError(f"{path} can't be written; is the disk full?")
+def _write(path: Path, planes: Tensor) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not cv2.imwrite(str(path), planes.permute(1, 2, 0).round().to(torch.uint8).numpy()):
+        raise SourceError(f"{path} can't be written; is the disk full?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,8 +89,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     torch.set_num_threads(1)
     try:
         count = make(options.folder, options.out, options.seed)
-    except InspectordError as error:
-        print(f"struck: {error}")
+    except (InspectordError, OSError) as error:
+        print(f"struck: {error}", file=sys.stderr)
         return 65
     print(f"{options.out}: {count} frames for testing, good, struck and faint")
     return 0

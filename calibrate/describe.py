@@ -26,7 +26,7 @@ def recipe_table(
 ) -> dict[str, Any]:
     """recipe.toml; holds no time, host or path, so the same frames always give the same hash.
 
-    parameters are those of the model kind alone.
+    parameters are those of the model kind and of its levels.
     """
     options, geometry = plan.options, plan.geometry
     files = sorted(path for path in staging.rglob("*") if path.is_file())

@@ -180,11 +180,13 @@ def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
 def levelled(joined: ov.Output, levels: Levels) -> ov.Output:
     """The joined map over what is usual, then over the frame's bounded median; see levels.Levels."""
     relative = op.multiply(joined, op.constant((1 / levels.usual).astype(np.float32))).output(0)
+    low, high = (op.constant(np.float32(bound)) for bound in (levels.low, levels.high))
+    if levels.low == levels.high:
+        return op.divide(relative, low).output(0)
     flat = op.reshape(relative, op.constant([-1]), False)
     sampled = op.gather(flat, op.constant(levels.sampled), op.constant(np.int64(0)))
     highest = op.topk(sampled, op.constant(np.int64(levels.rank)), 0, "max", "none").output(0)
     median = op.reduce_min(highest, op.constant([0]), False)
-    low, high = (op.constant(np.float32(bound)) for bound in (levels.low, levels.high))
     return op.divide(relative, op.minimum(op.maximum(median, low), high)).output(0)
 
 

@@ -1,4 +1,4 @@
-"""What a model kind is to a fit: from embeddings of good frames to a head of the graph and honest scores."""
+"""What a model kind is to a fit: from embeddings of good frames to a graph's head and honest distances."""
 
 from __future__ import annotations
 

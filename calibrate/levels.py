@@ -4,8 +4,8 @@ Some places of good parts always lie further from their statistics than others, 
 light is another. So a cell counts by how many times farther it lies than held-out good frames do there, and
 a frame by how far its strangest cell stands out from its own median. That median only corrects as far as
 good frames go: a frame that is strange all over stays strange. Like every statistic of a fit, nothing here
-has seen a defect. On held-out good frames of three real sets and of made-up scenes, with synthetic defects,
-it tells more defects than plain distances do; see docs/research-log.md.
+has seen a defect. On good frames with synthetic defects it tells more of them than plain distances do; see
+docs/research-log.md.
 """
 
 from __future__ import annotations
@@ -24,8 +24,10 @@ from calibrate.tiles import Doubles, Joiner
 
 QUIET = 0.5  # of the mean over all cells; what is usual less than this counts as this
 STILL = 0.25  # of what is usual; a stiller frame counts as this, or little noise would become a large score
-FOLDS = 50  # of more, some are put together: 5,000 frames one by one would take minutes and tell the same
+STRAY = 0.01  # of the good frames may be strange all over, at either end, without widening the bounds
+FOLDS = 50  # one by one, 5,000 frames would take minutes and tell the same: so many are put together
 SAMPLED = 512  # cells at most that give a frame's median: a longer sort would cost more than it tells
+FEWEST = 32  # cells at least; of fewer a median is noise, and frames keep their own level
 
 
 @dataclass(frozen=True)
@@ -34,20 +36,19 @@ class Levels:
 
     usual: Doubles  # (map rows, map columns), above 0
     sampled: Indices  # cells of the flat map whose median is the frame's level
-    low: float  # levels of good frames lie between these
+    low: float  # levels of good frames lie between these; equal, they are every frame's
     high: float
 
     @classmethod
-    def of(cls, mean: Doubles, valid: npt.NDArray[np.bool_], seen: npt.NDArray[np.float32]) -> Levels:
-        """From good frames: their mean map, and what each has in the spread cells, (frames, cells)."""
-        quiet = max(QUIET * float(mean[valid].mean()), 1e-12)
-        cells, usual = spread(valid), np.maximum(mean, quiet)
-        lively = mean.ravel()[cells] >= quiet
-        if not lively.any():
-            lively[:] = True
-        sampled = cells[lively]
-        levels = _medians(seen[:, lively] / usual.ravel()[sampled])
-        return cls(usual, sampled, max(float(levels.min()), STILL), max(float(levels.max()), STILL))
+    def of(cls, mean: Doubles, quiet: float, sampled: Indices, seen: npt.NDArray[np.float32]) -> Levels:
+        """From good frames: their mean map, and what each has in the sampled cells, (frames, cells)."""
+        usual = np.maximum(mean, quiet)
+        if len(sampled) < FEWEST:
+            return cls(usual, sampled, 1.0, 1.0)
+        levels = np.sort(_medians(seen / usual.ravel()[sampled]))
+        stray = int(STRAY * len(levels))
+        low, high = float(levels[stray]), float(levels[len(levels) - 1 - stray])
+        return cls(usual, sampled, max(low, STILL), max(high, STILL))
 
     @property
     def rank(self) -> int:
@@ -57,14 +58,16 @@ class Levels:
     def score(self, joined: Doubles) -> float:
         """What the graph gives for a joined map (map rows, map columns)."""
         relative = joined / self.usual
+        if self.low == self.high:
+            return float(relative.max()) / self.low
         level = float(_medians(relative.ravel()[None, self.sampled])[0])
         return float(relative.max()) / min(max(level, self.low), self.high)
 
 
-def spread(valid: npt.NDArray[np.bool_]) -> Indices:
-    """At most SAMPLED of the flat map's valid cells, evenly."""
-    cells = np.flatnonzero(valid)
-    return cells[np.linspace(0, len(cells) - 1, min(SAMPLED, len(cells))).astype(np.int64)]
+def sample(lively: npt.NDArray[np.bool_]) -> Indices:
+    """At most SAMPLED of these cells, flat and in order; drawn, for steps would fall into few columns."""
+    cells = np.flatnonzero(lively)
+    return np.sort(np.random.default_rng(0).permutation(cells)[:SAMPLED])
 
 
 def _medians(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
@@ -74,22 +77,26 @@ def _medians(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 
 
 def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) -> tuple[Levels, Fitted]:
-    """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds."""
-    of_frame = folds.of_frame[folds.measured] % FOLDS
-    cells = spread(joiner.valid)
-    total = np.zeros(joiner.geometry.map_shape)
-    seen = np.empty((len(of_frame), len(cells)), np.float32)
-    for frame, joined in enumerate(_maps(learned.away, joiner, range(len(of_frame)))):
-        total += joined
-        seen[frame] = joined.ravel()[cells]
-    held_out = np.empty(len(of_frame))
+    """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
+
+    Of a held-out frame the others know which cells are quiet or sampled, and their own distances were made
+    with it among the good ones: that makes them look more usual, and its score no lower.
+    """
+    of_frame = folds.of_frame[folds.measured] % (FOLDS if folds.leave_one_out else folds.of_frame.max() + 1)
+    frames = range(len(of_frame))
+    total = sum(_maps(learned.away, joiner, frames), start=np.zeros(joiner.geometry.map_shape))
+    mean = total / len(frames)
+    quiet = max(QUIET * float(mean[joiner.valid].mean()), 1e-12)
+    sampled = sample(joiner.valid & (mean >= quiet))
+    seen = np.array([joined.ravel()[sampled] for joined in _maps(learned.away, joiner, frames)], np.float32)
+    held_out = np.empty(len(frames))
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold
         members = np.flatnonzero(inside)
         rest = total - sum(_maps(learned.away, joiner, members))
-        others = Levels.of(rest / np.count_nonzero(~inside), joiner.valid, seen[~inside])
+        others = Levels.of(rest / np.count_nonzero(~inside), quiet, sampled, seen[~inside])
         held_out[inside] = [others.score(joined) for joined in _maps(learned.away, joiner, members)]
-    levels = Levels.of(total / len(of_frame), joiner.valid, seen)
+    levels = Levels.of(mean, quiet, sampled, seen)
     checked = _maps(learned.checked, joiner, range(learned.checked.shape[0]))
     known = np.array([levels.score(joined) for joined in checked])
     parameters = learned.parameters | {"level_low": levels.low, "level_high": levels.high}

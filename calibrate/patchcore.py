@@ -75,7 +75,7 @@ class PatchCore:
         scoring = 2 * size.dimensions * plan.positions * plan.samples * size.members
         cost = Cost(
             recipe_mb=recipe / 1e6,
-            disk_mb=4 * (plan.samples + 1) * plan.positions * size.dimensions / 1e6,
+            disk_mb=4 * (plan.samples + 1) * plan.positions * (size.dimensions + 1) / 1e6,
             memory_mb=peak_mb + kept / 1e6 + WORK_MB,
             seconds=(choosing + scoring) / FLOPS + 5,
             about=size.words(),

@@ -15,7 +15,7 @@ from calibrate.fit import fit, prepare
 from calibrate.folds import Folds
 from calibrate.graph import levelled
 from calibrate.kinds import Learned
-from calibrate.levels import QUIET, SAMPLED, STILL, Levels, level, plain, spread
+from calibrate.levels import FEWEST, QUIET, SAMPLED, STILL, STRAY, Levels, level, plain, sample
 from calibrate.options import FitOptions
 from calibrate.progress import Silent
 from calibrate.spool import Spool
@@ -39,7 +39,18 @@ def good_maps(count=24, shape=CELLS, seed=0):
 def levels_of(maps, valid=None):
     """By the whole set."""
     valid = np.ones(maps.shape[1:], bool) if valid is None else valid
-    return Levels.of(maps.mean(axis=0), valid, maps.reshape(len(maps), -1)[:, spread(valid)])
+    mean = maps.mean(axis=0)
+    quiet = max(QUIET * mean[valid].mean(), 1e-12)
+    sampled = sample(valid & (mean >= quiet))
+    return Levels.of(mean, quiet, sampled, maps.reshape(len(maps), -1)[:, sampled])
+
+
+def small_part(cells, count=12, shape=(256, 256)):
+    """Maps (count, rows, columns) that are zero but for a part of these (rows, columns) cells."""
+    maps = np.zeros((count, *shape))
+    top, left = (side // 2 + 3 for side in shape)
+    maps[:, top : top + cells[0], left : left + cells[1]] = good_maps(count, cells)
+    return maps
 
 
 @pytest.fixture
@@ -49,10 +60,10 @@ def learn(tmp_path):
 
     def make(maps, checked=None, valid=None):
         rows, columns = maps.shape[1:]
-        geometry = geometry_of((0, 0, 8 * columns, 8 * rows), cell=8, multiple=8)
+        geometry = geometry_of((0, 0, 8 * columns, 8 * rows), 8, 8, resize=8 * min(rows, columns))
         joiner = Joiner(geometry, np.ones((rows, columns), bool) if valid is None else valid, 0.0)
         for frames in (maps, maps[:2] if checked is None else checked):
-            spools.append(Spool(tmp_path, len(frames), rows * columns, 1, 7))
+            spools.append(Spool(tmp_path, len(frames), rows * columns, 1, rows * columns // 11))
             for number, frame in enumerate(frames):
                 spools[-1].write_frame(number, frame.reshape(-1, 1).astype(np.float32))
         return Learned(None, *spools[-2:], {"own": 1}), joiner
@@ -71,20 +82,22 @@ def scores(learned, joiner, of_frame, copies=0):
     return level(learned, joiner, folds(of_frame, copies), Silent())
 
 
-def by_the_book(others, joined, valid):
-    """A map's score by the maps of other good frames, cell by cell and in order."""
+def by_the_book(everyone, others, joined, valid):
+    """A map's score by other good maps, cell by cell and in order; everyone's say what is quiet."""
     cells = [(r, c) for r in range(valid.shape[0]) for c in range(valid.shape[1]) if valid[r, c]]
-    mean = {cell: np.mean([other[cell] for other in others]) for cell in cells}
-    quiet = QUIET * np.mean(list(mean.values()))
-    usual = {cell: max(mean[cell], quiet) for cell in cells}
-    lively = [cell for cell in cells if mean[cell] >= quiet]
+    common = {cell: np.mean([one[cell] for one in everyone]) for cell in cells}
+    quiet = QUIET * np.mean(list(common.values()))
+    lively = [cell for cell in cells if common[cell] >= quiet]
+    usual = {cell: max(np.mean([other[cell] for other in others]), quiet) for cell in cells}
+    assert FEWEST <= len(lively) <= SAMPLED
 
     def middle(frame):
         ordered = sorted(frame[cell] / usual[cell] for cell in lively)
         return ordered[(len(ordered) - 1) // 2]
 
-    own = [middle(other) for other in others]
-    bounded = min(max(middle(joined), min(own), STILL), max(max(own), STILL))
+    own = sorted(middle(other) for other in others)
+    stray = int(STRAY * len(own))
+    bounded = min(max(middle(joined), own[stray], STILL), max(own[-1 - stray], STILL))
     return max(joined[cell] / usual[cell] for cell in cells) / bounded
 
 
@@ -157,6 +170,53 @@ def test_where_many_distances_are_zero_little_noise_never_becomes_a_large_score(
     assert levels.low == STILL
 
 
+# --- which cells tell a frame's level ---
+
+
+def test_the_sampled_cells_lie_all_over_the_map():
+    sampled = sample(np.ones((256, 256), bool))
+    assert len(np.unique(sampled)) == SAMPLED
+    rows, columns = np.unravel_index(sampled, (256, 256))
+    hits = np.zeros((8, 8), int)
+    np.add.at(hits, (rows // 32, columns // 32), 1)
+    assert hits.min() >= 1
+    assert hits.max() < 3 * hits.mean()
+    assert len(np.unique(rows)) > 200  # steps of even length would fall into few
+    assert len(np.unique(columns)) > 200
+
+
+def test_the_sampled_cells_are_lively_ones_and_the_same_every_time():
+    lively = np.random.default_rng(0).random((61, 33)) < 0.5
+    assert lively.ravel()[sample(lively)].all()
+    assert np.array_equal(sample(lively), sample(lively))
+    assert np.array_equal(sample(lively[:4]), np.flatnonzero(lively[:4]))
+
+
+def test_a_small_part_on_a_still_background_scores_as_a_large_one(learn):
+    maps = small_part((16, 16))
+    levels, fitted = scores(*learn(maps), np.arange(12))
+    peaks = (maps / levels.usual).max(axis=(1, 2))
+    assert np.median(fitted.held_out) < 5
+    assert np.all(np.abs(np.log(fitted.held_out / peaks)) < np.log(1.6))
+    assert STILL < levels.low < 1 < levels.high
+    for joined in maps[:2]:
+        assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
+
+
+def test_of_fewer_cells_than_make_a_median_frames_keep_their_own_level(learn):
+    maps = small_part((1, FEWEST - 1), shape=(48, 80))
+    levels, fitted = scores(*learn(maps), np.arange(12))
+    assert (levels.low, levels.high) == (1, 1)
+    assert (fitted.parameters["level_low"], fitted.parameters["level_high"]) == (1, 1)
+    assert 1 < np.median(fitted.held_out) < 5
+    for factor in (0.0, 0.1, 1.0, 10.0):
+        joined = factor * maps[0]
+        assert levels.score(joined) == pytest.approx(factor * (maps[0] / levels.usual).max())
+        assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
+    one_more = levels_of(small_part((1, FEWEST), shape=(48, 80)))
+    assert one_more.low < 1 < one_more.high
+
+
 # --- held-out scores ---
 
 
@@ -179,7 +239,7 @@ def test_held_out_scores_are_by_the_other_folds_alone(learn, of_frame, copies):
     _, fitted = scores(learned, joiner, of_frame, copies)
     for number, found in enumerate(fitted.held_out):
         others = maps[of_frame != of_frame[number]]
-        assert found == pytest.approx(by_the_book(others, maps[number], valid), rel=1e-5)
+        assert found == pytest.approx(by_the_book(maps, others, maps[number], valid), rel=1e-5)
     assert len(fitted.held_out) == 24
 
 
@@ -189,7 +249,8 @@ def test_many_frames_held_out_one_by_one_are_still_each_unknown(learn, monkeypat
     _, fitted = scores(*learn(maps), np.arange(24))
     for number, found in enumerate(fitted.held_out):
         others = maps[np.arange(24) % 5 != number % 5]
-        assert found == pytest.approx(by_the_book(others, maps[number], np.ones(CELLS, bool)), rel=1e-5)
+        expected = by_the_book(maps, others, maps[number], np.ones(CELLS, bool))
+        assert found == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_stray_good_frame_does_not_excuse_itself(learn):
@@ -199,6 +260,29 @@ def test_a_stray_good_frame_does_not_excuse_itself(learn):
     assert fitted.held_out[5] > 3 * np.median(fitted.held_out)
     assert fitted.held_out.argmax() == 5
     assert levels.score(maps[5]) < 0.5 * fitted.held_out[5]
+    assert levels.high > 2 * levels_of(np.delete(maps, 5, axis=0)).high
+
+
+@pytest.mark.parametrize("factor", [6, 1 / 3])
+def test_one_stray_frame_of_many_does_not_widen_the_bounds(learn, factor):
+    maps = good_maps(200)
+    maps[5] *= factor
+    levels, fitted = scores(*learn(maps), np.arange(200))
+    alone = levels_of(np.delete(maps, 5, axis=0))
+    assert levels.low == pytest.approx(alone.low, rel=0.05)
+    assert levels.high == pytest.approx(alone.high, rel=0.05)
+    assert levels.score(maps[5]) == pytest.approx(fitted.held_out[5], rel=0.1)
+    assert (fitted.held_out.argmax() if factor > 1 else fitted.held_out.argmin()) == 5
+
+
+def test_many_frames_scores_are_by_the_other_folds_without_their_strays(learn):
+    maps = good_maps(220)
+    maps[[5, 6]] *= 6
+    _, fitted = scores(*learn(maps), np.arange(220) % 10)
+    for number in (0, 5, 6, 107):
+        others = maps[np.arange(220) % 10 != number % 10]
+        expected = by_the_book(maps, others, maps[number], np.ones(CELLS, bool))
+        assert fitted.held_out[number] == pytest.approx(expected, rel=1e-5)
 
 
 def test_two_runs_in_very_different_light_are_as_far_apart_as_they_are_and_no_further(learn):
@@ -214,7 +298,7 @@ def test_two_runs_in_very_different_light_are_as_far_apart_as_they_are_and_no_fu
 def test_what_the_graph_must_repeat_is_by_all_frames(learn):
     maps, checked = good_maps(), good_maps(3, seed=9)
     levels, fitted = scores(*learn(maps, checked), np.arange(24))
-    expected = [by_the_book(maps, joined, np.ones(CELLS, bool)) for joined in checked]
+    expected = [by_the_book(maps, maps, joined, np.ones(CELLS, bool)) for joined in checked]
     assert np.allclose(fitted.checked, expected, rtol=1e-5)
     assert fitted.parameters == {"own": 1, "level_low": levels.low, "level_high": levels.high}
 
@@ -258,7 +342,7 @@ def test_the_graph_gives_the_same_scores(shape, hidden):
     valid.ravel()[:hidden] = False
     maps = good_maps(12, shape) * valid
     levels = levels_of(maps, valid)
-    assert len(spread(valid)) == min(SAMPLED, valid.sum())
+    assert len(sample(valid)) == min(SAMPLED, valid.sum())
     assert valid.ravel()[levels.sampled].all()
     for factor in (0.0, 0.1, 1.0, 10.0):  # below the bounds, within and above
         for joined in factor * maps[:2]:

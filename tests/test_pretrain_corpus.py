@@ -62,6 +62,12 @@ def test_what_cannot_be_left_out_is_named(folder):
         read_corpus(folder, ("bags/Red", "Bags", "bags/blue"))
 
 
+def test_a_source_with_the_name_of_the_made_up_parts_is_refused(folder, tmp_path):
+    shutil.copytree(folder / "bags", tmp_path / "copy" / "scenes")
+    with pytest.raises(FitError, match=r"copy/scenes: .*; rename the folder"):
+        read_corpus(tmp_path / "copy")
+
+
 def test_an_unreadable_photograph_is_named(folder, tmp_path):
     shutil.copytree(folder, tmp_path / "copy")
     torn = tmp_path / "copy" / "bags" / "red" / "2.jpg"

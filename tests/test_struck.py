@@ -35,7 +35,7 @@ def test_every_frame_is_taught_or_tested_and_struck_where_the_mask_is(frames, tm
         sorted(path.name for path in (out / place).iterdir()) for place in ("train/good", "test/good")
     )
     assert (len(train), len(good)) == (9, 3)
-    assert sorted(train + good) == sorted(path.name for path in (frames / "train/good").iterdir())
+    assert sorted(name[6:] for name in train + good) == [f"{number:02}.png" for number in range(12)]
     found = sorted((out / "test/struck").iterdir())
     assert found
     for path in found:
@@ -52,6 +52,20 @@ def test_every_frame_is_taught_or_tested_and_struck_where_the_mask_is(frames, tm
         assert np.abs(faint - clean)[mask].mean() == pytest.approx(0.35 * change[mask].mean(), rel=0.1)
 
 
+def test_frames_keep_their_channels_and_names_of_two_folders_do_not_collide(frames, tmp_path):
+    (frames / "train/good/again").mkdir()
+    for path in sorted((frames / "train/good").glob("*.png")):
+        pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(path), cv2.merge([pixels] * 3))  # grey, stored as colour
+        cv2.imwrite(str(frames / "train/good/again" / path.name), cv2.merge([255 - pixels] * 3))
+    assert struck.main([str(frames), str(tmp_path / "out")]) == 0
+    copied = [path for place in ("train", "test") for path in (tmp_path / "out" / place / "good").iterdir()]
+    assert len(copied) == 24
+    found = list((tmp_path / "out/test/struck").iterdir())
+    assert found
+    assert all(cv2.imread(str(path), cv2.IMREAD_UNCHANGED).ndim == 3 for path in found)
+
+
 def test_the_same_seed_gives_the_same_set_and_another_seed_another(frames, tmp_path):
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
         assert struck.main([str(frames), str(tmp_path / name), "--seed", str(seed)]) == 0
@@ -61,9 +75,9 @@ def test_the_same_seed_gives_the_same_set_and_another_seed_another(frames, tmp_p
 def test_what_cannot_be_made_is_one_clear_line_and_nothing_is_overwritten(frames, tmp_path, capsys):
     (tmp_path / "taken").mkdir()
     assert struck.main([str(frames), str(tmp_path / "taken")]) == 65
-    assert "taken exists; give another folder" in capsys.readouterr().out
+    assert "taken exists; give another folder" in capsys.readouterr().err
     for path in sorted((frames / "train/good").iterdir())[7:]:
         path.unlink()
     assert struck.main([str(frames), str(tmp_path / "few")]) == 65
-    assert "has 7 frames, at least 8 are needed" in capsys.readouterr().out
+    assert "has 7 frames, at least 8 are needed" in capsys.readouterr().err
     assert not (tmp_path / "few").exists()

@@ -51,6 +51,8 @@ def read_corpus(folder: Path, without: Sequence[str] = ()) -> Corpus:
     Raises FitError where no image is left, one can't be read, or `without` names what is not there.
     """
     kinds = {f"{kind.parent.name}/{kind.name}": kind for kind in sorted(folder.glob("*/*/"))}
+    if any(kind.parent.name == SCENES for kind in kinds.values()):
+        raise FitError(f"{folder}/{SCENES}: made-up parts have that name; rename the folder")
     unknown = set(without) - set(kinds) - {kind.parent.name for kind in kinds.values()}
     if unknown:
         left = ", ".join(sorted(unknown))

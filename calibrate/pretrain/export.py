@@ -52,7 +52,7 @@ def spread(backbone: Lite, images: Floats) -> Floats:
 
 
 def _range_images(corpus: Corpus) -> Iterator[Floats]:
-    """Photographs and scenes, float32 (3, SIZE, SIZE), each in colour and in grey."""
+    """Images of the corpus and scenes at full size, float32 (3, SIZE, SIZE), each in colour and in grey."""
     rng = np.random.default_rng(0)
     for number in range(RANGE_IMAGES):
         image = corpus.images[rng.integers(len(corpus.images))]

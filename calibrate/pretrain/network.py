@@ -68,7 +68,7 @@ class Trainee(nn.Module):
     """The backbone, one deeper stage, and what tells the classes from the mean of each stage's map.
 
     The earlier stages are what detects, so each must tell the classes itself (Lee et al. 2015,
-    "Deeply-Supervised Nets"). singles is a class for each photograph that is one; see Corpus.
+    "Deeply-Supervised Nets"). singles: see train.singles.
     """
 
     def __init__(self, classes: int, singles: int) -> None:
