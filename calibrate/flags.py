@@ -99,7 +99,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--dimensions",
         type=texts.number(1),
         metavar="N",
-        help="features kept; default: padim 64 of bundled, 100 of others, patchcore all",
+        help="features kept; default: padim 100 or all where there are fewer, patchcore all",
     )
     add("--reduction", choices=("random", "semi-orthogonal"), help="how they are chosen; default: random")
     add("--seed", type=texts.count, metavar="N", help="of every random choice; default: 0")

@@ -80,7 +80,7 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
 
     Of a held-out frame the others know which cells are quiet or sampled, and their own distances were made
-    with it among the good ones: that makes them look more usual, and its score no lower.
+    with it among the good ones: that makes them look more usual, and its score hardly lower.
     """
     of_frame = folds.of_frame[folds.measured] % (FOLDS if folds.leave_one_out else folds.of_frame.max() + 1)
     frames = range(len(of_frame))

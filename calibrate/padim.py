@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from calibrate.fit import Plan
 
 DIMENSIONS = 100  # section IV: ResNet-18
-BUNDLED_DIMENSIONS = 64  # of 144; 32, 100 and all detect the same, and a recipe's size grows with the square
 
 
 class Padim:
@@ -48,8 +47,7 @@ class Padim:
         return how
 
     def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
-        usual = BUNDLED_DIMENSIONS if options.backbone == "bundled" else DIMENSIONS
-        return reduce_dimensions(channels, options.dimensions or usual, options.reduction, options.seed)
+        return reduce_dimensions(channels, options.dimensions or DIMENSIONS, options.reduction, options.seed)
 
     def cost(self, plan: Plan, peak_mb: float) -> Cost:
         """Blocks of positions keep within memory_mb, unless the network or the recipe alone takes more."""

@@ -9,7 +9,6 @@ from openvino import opset15 as op
 
 from calibrate import heads, padim
 from calibrate.folds import Folds
-from calibrate.options import FitOptions
 from calibrate.spool import Spool
 from inspectord.errors import FitError
 
@@ -127,14 +126,6 @@ def test_packing_halves_what_is_stored():
     assert heads.stored_values(550, packed=True) * 2 < 0.6 * 550 * 550 * 2
     assert heads.is_packed(56 * 56, 550)
     assert not heads.is_packed(64 * 64, 100)
-
-
-@pytest.mark.parametrize(
-    ("backbone", "asked", "kept"), [("bundled", None, 64), ("resnet18", None, 100), ("bundled", 20, 20)]
-)
-def test_so_many_features_are_kept_unless_others_are_asked_for(tmp_path, backbone, asked, kept):
-    options = FitOptions("part", tmp_path, (tmp_path,), backbone=backbone, dimensions=asked)
-    assert padim.Padim().reduction((48, 96, 128), options).dimensions == kept
 
 
 def test_random_reduction_is_seeded_and_spans_all_layers():
