@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load
 
 from calibrate.backbones import Chosen
-from calibrate.backbones.weights import State, convolve, folded, read_state, require
+from calibrate.backbones.weights import State, convolve, folded, kept, read_state, require
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
@@ -79,8 +79,7 @@ class Lite:
                 found.append(self._joined(stages, channels))
             else:
                 stage = stages[LAYERS[layer] // 3 - 1]
-                ones = np.ones(stage.values.get_shape()[1], np.float32)
-                found.append(_plain(stage, _all(channels, len(ones)), ones))
+                found.append(kept(stage.values, channels, stage.scale))
         return found
 
     def activations(self, images: ov.Output, units: int = len(UNITS)) -> list[Map]:
@@ -109,18 +108,16 @@ class Lite:
         first, second = stages
         halved = op.avg_pool(first.values, [2, 2], [0, 0], [0, 0], [2, 2], False).output(0)
         gains = np.split(np.float32(1) / self._state["joined.spread"], JOINED[:1])
-        index = _all(channels, sum(JOINED))
+        index = np.arange(sum(JOINED)) if channels is None else channels
         mine = index[index < JOINED[0]], index[index >= JOINED[0]] - JOINED[0]
         parts = [
-            _plain(x, channels, gain)
-            for x, channels, gain in zip((Map(halved, first.scale), second), mine, gains, strict=True)
+            kept(values, channels, gain if scale is None else gain * scale)
+            for values, scale, channels, gain in zip(
+                (halved, second.values), (first.scale, second.scale), mine, gains, strict=True
+            )
             if len(channels)
         ]
         return op.concat(parts, 1).output(0)
-
-
-def _all(channels: npt.NDArray[np.int64] | None, count: int) -> npt.NDArray[np.int64]:
-    return np.arange(count) if channels is None else channels
 
 
 def _normalised(images: ov.Output) -> ov.Output:
@@ -149,14 +146,6 @@ def _in_units(x: Map, scale: Floats | None) -> ov.Output:
     if x.scale is None or scale is None:
         return x.values
     return op.multiply(x.values, op.constant((x.scale / scale)[None, :, None, None])).output(0)
-
-
-def _plain(x: Map, channels: npt.NDArray[np.int64], gain: Floats) -> ov.Output:
-    """Some channels of x in floating point, times the gain of each, by a convolution that is zero elsewhere:
-    unlike a gather it leaves the memory layout that OpenVINO chose (measured: 0.1 ms instead of 0.9 ms).
-    """
-    factors = gain if x.scale is None else gain * x.scale
-    return convolve(x.values, np.diag(factors)[channels][:, :, None, None].astype(np.float32), None, stride=1)
 
 
 def open_lite(layers: tuple[str, ...] | None, weights: Path | None = None) -> Lite:

@@ -91,12 +91,7 @@ def crop(
     x = rng.uniform(side / 2, width - side / 2)
     y = rng.uniform(side / 2, height - side / 2)
     angle = rng.uniform(-degrees, degrees)
-    return window(image, (x, y), side, angle, size)
-
-
-def window(image: Bytes, centre: tuple[float, float], side: float, degrees: float, size: int) -> Bytes:
-    """The window of a centre, side in pixels and turn, as (size, size, 3)."""
-    matrix = cv2.getRotationMatrix2D(centre, degrees, size / side)
-    matrix[:, 2] += size / 2 - np.array(centre)
+    matrix = cv2.getRotationMatrix2D((x, y), angle, size / side)
+    matrix[:, 2] += size / 2 - np.array((x, y))
     out = cv2.warpAffine(image, matrix, (size, size), borderMode=cv2.BORDER_REFLECT_101)
     return np.asarray(out, np.uint8)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from calibrate.backbones.lite import JOINED, MEAN, SCALE
+from calibrate.backbones.lite import JOINED, MEAN, SCALE, UNITS
 
-FIRST, LAST = 24, 192  # channels of the first unit, and of the stage that only training needs
+FIRST = UNITS["stem.0"][0]
+LAST = 192  # channels of the stage that only training needs
 
 
 class Unit(nn.Module):
