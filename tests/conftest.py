@@ -6,6 +6,7 @@ import cv2
 import pytest
 
 from inspectord.sources.parts import render_part
+from tests.helpers_corpus import write_corpus
 
 
 @pytest.fixture(scope="module")
@@ -26,3 +27,17 @@ def one_torch_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder of photographs to pre-train on, of the caller's own; see helpers_corpus."""
+    return write_corpus(tmp_path_factory.mktemp("corpus"))
+
+
+@pytest.fixture(scope="module")
+def corpus(folder):
+    """What pre-training reads of it; needs torch."""
+    from calibrate.pretrain.corpus import read_corpus
+
+    return read_corpus(folder)

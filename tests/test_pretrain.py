@@ -24,22 +24,11 @@ from calibrate.pretrain import corpus as corpora  # noqa: E402
 from calibrate.pretrain.corpus import Corpus, read_corpus  # noqa: E402
 from calibrate.pretrain.train import CHECKPOINT, NO_SINGLE, Settings, Training  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
-from tests.helpers_corpus import write_corpus  # noqa: E402
 from tests.reference_networks import shaken  # noqa: E402
 from tests.test_boundaries import BLOCK, ROOT, python  # noqa: E402
 
 SMALL = Settings(steps=6, images=8, size=32)
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def corpus(folder):
-    return read_corpus(folder)
 
 
 # --- what is learnt from it ---

@@ -16,20 +16,10 @@ from calibrate.pretrain import scenes, train  # noqa: E402
 from calibrate.pretrain.corpus import Corpus, read_corpus, with_designs  # noqa: E402
 from calibrate.pretrain.train import NO_SINGLE, Draws, Settings  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
-from tests.helpers_corpus import PHOTOGRAPHS, write_corpus  # noqa: E402
+from tests.helpers_corpus import PHOTOGRAPHS  # noqa: E402
 
 SMALL = Settings(steps=6, images=8, size=32)
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return write_corpus(tmp_path_factory.mktemp("corpus"))
-
-
-@pytest.fixture(scope="module")
-def corpus(folder):
-    return read_corpus(folder)
 
 
 # --- the corpus ---

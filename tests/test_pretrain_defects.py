@@ -98,14 +98,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_seed_others():
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0], other[0])
     assert torch.equal(nuisance.vary(images, seeded(7)), nuisance.vary(images, seeded(7)))
-    assert torch.equal(nuisance.jitter(images, seeded(7)), nuisance.jitter(images, seeded(7)))
 
 
 def test_the_global_generator_and_the_given_pictures_are_left_alone():
     images, sources = coloured(), coloured(seed=3)
     before, kept = torch.random.get_rng_state(), images.clone()
     defects.strike(images, sources, seeded(), EVERY)
-    nuisance.jitter(nuisance.vary(images, seeded()), seeded())
+    nuisance.vary(images, seeded())
     assert torch.equal(torch.random.get_rng_state(), before)
     assert torch.equal(images, kept)
 
@@ -151,19 +150,6 @@ def test_nuisance_keeps_grey_grey_and_in_range():
     assert (varied == varied[:, :1]).all()
     assert varied.min() >= 0
     assert varied.max() <= 255
-
-
-def test_jitter_moves_a_part_within_its_bounds():
-    images = torch.zeros(20, 3, SIDE, SIDE)
-    images[:, :, 40:56, 40:56] = 255
-    moved = nuisance.jitter(images, seeded(), pixels=4, degrees=0, scale=0)
-    rows = torch.arange(SIDE).float()
-    for other in (1, 2):  # the sums along rows give the centre's y, those along columns its x
-        weight = moved[:, 0].sum(3 - other)
-        off = (weight * rows).sum(1) / weight.sum(1) - 47.5
-        assert 1 < off.abs().max() <= 4.01
-    still = nuisance.jitter(images, seeded(), pixels=0, degrees=0, scale=0)
-    assert torch.allclose(still, images, atol=0.1)
 
 
 def test_softening_keeps_the_mean_and_takes_the_grain():

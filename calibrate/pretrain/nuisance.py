@@ -1,4 +1,4 @@
-"""What good parts do anyway between two exposures: light, exposure, noise, focus, small displacements."""
+"""What good parts do anyway between two exposures: light, exposure, noise, focus."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from calibrate.pretrain.fields import Dice, softened
 
@@ -61,19 +60,3 @@ def _noisy(images: Tensor, dice: Dice, strength: float) -> Tensor:
     bright = images.mean(1, keepdim=True).clamp(0, 255) / 255
     sigma = (shot * shot * bright + read * read).sqrt()
     return images + sigma * dice.normal(1, *images.shape[-2:])
-
-
-def jitter(
-    images: Tensor, generator: torch.Generator, pixels: float = 4, degrees: float = 2, scale: float = 0.02
-) -> Tensor:
-    """Each part shifted, turned and scaled up to these bounds; what comes in is reflected at the border."""
-    dice = Dice(generator, len(images), images.device)
-    height, width = images.shape[-2:]
-    angle = dice.uniform(-1, 1, 1) * math.radians(degrees)
-    size = 1 + dice.uniform(-1, 1, 1) * scale
-    cos, sin = angle.cos() * size, angle.sin() * size
-    dx = dice.uniform(-1, 1, 1) * (2 * pixels / width)
-    dy = dice.uniform(-1, 1, 1) * (2 * pixels / height)
-    rows = torch.cat((cos, -sin * height / width, dx, sin * width / height, cos, dy), 1)
-    where = functional.affine_grid(rows.view(-1, 2, 3), list(images.shape), align_corners=False)
-    return functional.grid_sample(images, where, padding_mode="reflection", align_corners=False)
