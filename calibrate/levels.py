@@ -10,7 +10,7 @@ docs/research-log.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,13 +55,17 @@ class Levels:
         """The median is the value of this rank from the top, counted from 1."""
         return len(self.sampled) // 2 + 1
 
-    def score(self, joined: Doubles) -> float:
-        """What the graph gives for a joined map (map rows, map columns)."""
-        relative = joined / self.usual
+    def relative(self, joined: Doubles) -> Doubles:
+        """What the graph makes of a joined map (map rows, map columns)."""
+        relative = np.asarray(joined / self.usual)
         if self.low == self.high:
-            return float(relative.max()) / self.low
+            return relative / self.low
         level = float(_medians(relative.ravel()[None, self.sampled])[0])
-        return float(relative.max()) / min(max(level, self.low), self.high)
+        return relative / min(max(level, self.low), self.high)
+
+    def score(self, joined: Doubles) -> float:
+        """The highest cell of what the graph makes of a joined map."""
+        return float(self.relative(joined).max())
 
 
 def sample(lively: npt.NDArray[np.bool_]) -> Indices:
@@ -79,38 +83,64 @@ def _medians(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
 def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) -> tuple[Levels, Fitted]:
     """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
 
-    Of a held-out frame the others know which cells are quiet or sampled, and their own distances were made
+    Of a held-out frame the others know which cells are quiet or sampled and how much of the places'
+    difference is chance, and their own distances were made
     with it among the good ones: that makes them look more usual, and its score hardly lower.
     """
-    of_frame = folds.of_frame[folds.measured] % (FOLDS if folds.leave_one_out else folds.of_frame.max() + 1)
+    of_frame = parted(folds)
     frames = range(len(of_frame))
-    total = sum(_maps(learned.away, joiner, frames), start=np.zeros(joiner.geometry.map_shape))
-    mean = total / len(frames)
+    total, squares = np.zeros((2, *joiner.geometry.map_shape))
+    for joined in maps(learned.away, joiner, frames):
+        total += joined
+        squares += joined**2
+    alike = _alike(total / len(frames), squares / len(frames), len(frames), joiner.valid)
+    mean = alike(total / len(frames))
     quiet = max(QUIET * float(mean[joiner.valid].mean()), 1e-12)
     sampled = sample(joiner.valid & (mean >= quiet))
-    seen = np.array([joined.ravel()[sampled] for joined in _maps(learned.away, joiner, frames)], np.float32)
+    seen = np.array([joined.ravel()[sampled] for joined in maps(learned.away, joiner, frames)], np.float32)
     held_out = np.empty(len(frames))
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold
         members = np.flatnonzero(inside)
-        rest = total - sum(_maps(learned.away, joiner, members))
-        others = Levels.of(rest / np.count_nonzero(~inside), quiet, sampled, seen[~inside])
-        held_out[inside] = [others.score(joined) for joined in _maps(learned.away, joiner, members)]
+        rest = total - sum(maps(learned.away, joiner, members))
+        others = Levels.of(alike(rest / np.count_nonzero(~inside)), quiet, sampled, seen[~inside])
+        held_out[inside] = [
+            joiner.score(others.relative(joined)) for joined in maps(learned.away, joiner, members)
+        ]
     levels = Levels.of(mean, quiet, sampled, seen)
-    checked = _maps(learned.checked, joiner, range(learned.checked.shape[0]))
-    known = np.array([levels.score(joined) for joined in checked])
+    checked = maps(learned.checked, joiner, range(learned.checked.shape[0]))
+    known = np.array([joiner.score(levels.relative(joined)) for joined in checked])
     parameters = learned.parameters | {"level_low": levels.low, "level_high": levels.high}
     return levels, Fitted(held_out, known, parameters)
 
 
+def parted(folds: Folds) -> Indices:
+    """Groups of the measured frames that are held out together where levels are made, (measured,)."""
+    return folds.of_frame[folds.measured] % (FOLDS if folds.leave_one_out else folds.of_frame.max() + 1)
+
+
+def _alike(
+    mean: Doubles, square: Doubles, frames: int, valid: npt.NDArray[np.bool_]
+) -> Callable[[Doubles], Doubles]:
+    """Means of few frames differ from place to place by chance too: draws them together by that share of
+    their variance (James & Stein 1961, "Estimation with Quadratic Loss", in its empirical Bayes form).
+    """
+    chance = max(float((square - mean**2)[valid].mean()), 0.0) / max(frames - 1, 1)
+    share = min(1.0, chance / max(float(mean[valid].var()), 1e-24))
+    centre = float(mean[valid].mean())
+    return lambda means: means + share * (centre - means)
+
+
 def plain(learned: Learned, joiner: Joiner) -> Fitted:
     """The same scores in distances, as the methods' papers have them."""
+    if learned.scored is not None:
+        return Fitted(learned.scored.held_out, learned.scored.checked, learned.parameters)
     held_out, checked = (
-        np.array([joined.max() for joined in _maps(spool, joiner, range(spool.shape[0]))])
+        np.array([joiner.score(joined) for joined in maps(spool, joiner, range(spool.shape[0]))])
         for spool in (learned.away, learned.checked)
     )
     return Fitted(held_out, checked, learned.parameters)
 
 
-def _maps(spool: Spool, joiner: Joiner, frames: range | Indices) -> Iterator[Doubles]:
+def maps(spool: Spool, joiner: Joiner, frames: range | Indices) -> Iterator[Doubles]:
     return (joiner(spool.read_frame(int(frame))) for frame in frames)

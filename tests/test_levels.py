@@ -85,10 +85,17 @@ def scores(learned, joiner, of_frame, copies=0):
 def by_the_book(everyone, others, joined, valid):
     """A map's score by other good maps, cell by cell and in order; everyone's say what is quiet."""
     cells = [(r, c) for r in range(valid.shape[0]) for c in range(valid.shape[1]) if valid[r, c]]
-    common = {cell: np.mean([one[cell] for one in everyone]) for cell in cells}
-    quiet = QUIET * np.mean(list(common.values()))
-    lively = [cell for cell in cells if common[cell] >= quiet]
-    usual = {cell: max(np.mean([other[cell] for other in others]), quiet) for cell in cells}
+    means = [np.mean([one[cell] for one in everyone]) for cell in cells]
+    chance = np.mean([np.var([one[cell] for one in everyone], ddof=1) for cell in cells]) / len(everyone)
+    share = chance / np.var(means)
+    assert 0 < share < 0.9
+
+    def alike(mean):
+        return (1 - share) * mean + share * np.mean(means)
+
+    quiet = QUIET * np.mean(means)
+    lively = [cell for cell, mean in zip(cells, means, strict=True) if alike(mean) >= quiet]
+    usual = {cell: max(alike(np.mean([other[cell] for other in others])), quiet) for cell in cells}
     assert FEWEST <= len(lively) <= SAMPLED
 
     def middle(frame):
@@ -215,6 +222,17 @@ def test_of_fewer_cells_than_make_a_median_frames_keep_their_own_level(learn):
         assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
     one_more = levels_of(small_part((1, FEWEST), shape=(48, 80)))
     assert one_more.low < 1 < one_more.high
+
+
+def test_places_that_differ_by_chance_alone_count_alike(learn):
+    """Of twelve frames the means differ by much; of real differences nothing is taken away."""
+    noise = np.random.default_rng(2).gamma(4, 1, (12, 24, 24))
+    levels, _ = scores(*learn(noise), np.arange(12))
+    assert np.ptp(levels.usual) < 0.5 * np.ptp(noise.mean(axis=0))
+    place = np.linspace(1, 9, 576).reshape(24, 24)  # times 4, the mean of the noise
+    levels, _ = scores(*learn(noise * place), np.arange(12))
+    lower, upper = levels.usual[:12].mean(), levels.usual[12:].mean()
+    assert upper - lower > 0.8 * 4 * (place[12:].mean() - place[:12].mean())
 
 
 # --- held-out scores ---
