@@ -52,7 +52,7 @@ $(VENV)/.run: pyproject.toml constraints.txt | $(BIN)/python
 
 # The tests look at pages in a real browser, at weights that torch wrote, and boot a real systemd in a container.
 $(VENV)/.dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(INSTALL) --editable '.[train,msgpack,dev]'
+	$(INSTALL) --editable '.[train,int8,msgpack,dev]'
 	{ command -v chromium && command -v systemd-analyze && command -v systemd-nspawn && command -v ip; } >/dev/null || { \
 	  $(AS_ROOT) apt-get -qq update && \
 	  $(AS_ROOT) apt-get -qq install -y --no-install-recommends chromium systemd systemd-container iproute2; }

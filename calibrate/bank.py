@@ -8,6 +8,7 @@ its digits.
 from __future__ import annotations
 
 import functools
+from pathlib import Path
 
 import numpy as np
 import openvino as ov
@@ -19,6 +20,7 @@ from calibrate.tiles import Doubles
 from inspectord.inspect import Floats
 
 MEMBERS_AT_ONCE = 512  # measured, 1024 positions x 4096 members x 64: 128 5.1 ms, 512 2.9, 4096 3.4
+FILES = "members", "centre", "places"
 LOOP_POSITIONS = 4096  # more at once would take more than 8 MB of distances
 
 
@@ -31,18 +33,34 @@ class Bank:
     def __init__(self, members: Floats, centre: Floats, places: Floats) -> None:
         self.members, self.centre, self.places = members, centre, places
 
+    def save(self, folder: Path) -> None:
+        for name in FILES:
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def load(cls, folder: Path) -> Bank:
+        """What save() wrote."""
+        return cls(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in FILES))
+
+    def entered(self, embeddings: Floats) -> Floats:
+        """Embeddings (positions, features) among the members, (positions, d)."""
+        return np.hstack([embeddings - self.centre, self.places])
+
     def distances(self, embeddings: Floats) -> Doubles:
         """Euclidean distance of each position to its nearest member, (positions,).
 
         The nearest is found in float32, its distance computed in float64.
         """
-        x = np.hstack([embeddings - self.centre, self.places])
-        nearest = [self._index(x[row : row + LOOP_POSITIONS]) for row in range(0, len(x), LOOP_POSITIONS)]
-        away = x.astype(np.float64) - self.members[np.concatenate(nearest)]
+        x = self.entered(embeddings)
+        away = x.astype(np.float64) - self.members[self.nearest(x)]
         return np.asarray(np.linalg.norm(away, axis=1))
 
+    def nearest(self, x: Floats) -> Indices:
+        """Number of the member nearest to each of x (n, d), (n,)."""
+        found = [self._index(x[row : row + LOOP_POSITIONS]) for row in range(0, len(x), LOOP_POSITIONS)]
+        return np.concatenate(found)
+
     def _index(self, x: Floats) -> Indices:
-        """Number of the member nearest to each of x (n, d)."""
         best, nearest = np.full(len(x), np.inf, np.float32), np.zeros(len(x), np.int64)
         for start in range(0, len(self.members), MEMBERS_AT_ONCE):
             part = self.members[start : start + MEMBERS_AT_ONCE]
@@ -55,9 +73,7 @@ class Bank:
 
     def build(self, embeddings: ov.Output) -> ov.Output:
         """The same in the graph, in float32."""
-        x = op.subtract(embeddings, op.constant(self.centre)).output(0)
-        if self.places.size:
-            x = op.concat([x, op.constant(self.places).output(0)], 1).output(0)
+        x = self.enter(embeddings)
         positions, dimensions = x.get_shape()
         block = largest_divisor(positions, LOOP_POSITIONS)
         if block == positions:
@@ -65,20 +81,39 @@ class Bank:
         inner = op.parameter([block, dimensions], ov.Type.f32)
         return in_blocks([(inner, x)], self._nearest(inner.output(0)), block)
 
+    def enter(self, embeddings: ov.Output) -> ov.Output:
+        """What entered() gives, in the graph."""
+        x = op.subtract(embeddings, op.constant(self.centre)).output(0)
+        if self.places.size:
+            x = op.concat([x, op.constant(self.places).output(0)], 1).output(0)
+        return x
+
     def _nearest(self, x: ov.Output) -> ov.Output:
-        lowest = functools.reduce(lambda a, b: op.minimum(a, b).output(0), self._blocks(x))
+        blocks = [op.reduce_min(block, op.constant([1]), False).output(0) for block in self.squared(x)]
+        lowest = functools.reduce(lambda a, b: op.minimum(a, b).output(0), blocks)
         norms = op.reduce_sum(op.multiply(x, x), op.constant([1]), False)
         return op.sqrt(op.relu(op.add(norms, lowest))).output(0)
 
-    def _blocks(self, x: ov.Output) -> list[ov.Output]:
-        """min over a block of (|b|^2 - 2 x b), (positions,), of each block of members."""
-        blocks = []
-        for start in range(0, len(self.members), MEMBERS_AT_ONCE):
-            part = self.members[start : start + MEMBERS_AT_ONCE]
-            products = op.matmul(x, op.constant(-2 * part), False, True)
-            squared = op.add(products, op.constant(_norms(part)[None]))
-            blocks.append(op.reduce_min(squared, op.constant([1]), False).output(0))
-        return blocks
+    def squared(self, x: ov.Output) -> list[ov.Output]:
+        """|b|^2 - 2 x b of x (n, d) and each block of members, (n, members of the block)."""
+        found = []
+        for constant, part in zip(self._constants, self._parts(), strict=True):
+            products = op.matmul(x, constant, False, True)
+            found.append(op.add(products, op.constant(_norms(part)[None])).output(0))
+        return found
+
+    def whole(self) -> ov.Output:
+        """All members in the graph, (m, d), from the constants that squared() multiplies with."""
+        return op.multiply(op.concat(self._constants, 0), op.constant(np.float32(-0.5))).output(0)
+
+    def _parts(self) -> list[Floats]:
+        starts = range(0, len(self.members), MEMBERS_AT_ONCE)
+        return [self.members[start : start + MEMBERS_AT_ONCE] for start in starts]
+
+    @functools.cached_property
+    def _constants(self) -> list[ov.Output]:
+        """-2 b of each block, stored once however many places of a graph read it."""
+        return [op.constant(-2 * part).output(0) for part in self._parts()]
 
 
 def _norms(points: Floats) -> Floats:

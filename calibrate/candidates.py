@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +14,14 @@ from calibrate.bank import Bank
 from calibrate.coreset import Cover, room
 from calibrate.folds import Indices
 from calibrate.graph import position_cells, valid_cells
-from calibrate.spool import Spool
+from calibrate.remembered import folds_of_members
+from calibrate.tiles import Doubles
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
     from calibrate.fit import Plan
+    from calibrate.learned import Earlier
 
 CORESET = "10%"  # the paper's middle choice; its 1 % is as good within 0.1 points of AUROC (table 1)
 # Unless asked for: 1 % of 400 frames of 1024 positions, and 3 ms a frame on two cores. Measured with
@@ -39,32 +42,53 @@ class Sizes:
     members: int
     dimensions: int
 
+    earlier: int = 0  # members of the bank that `calibrate extend` adds to, besides all these
+
     @classmethod
     def of(cls, plan: Plan) -> Sizes:
-        """Raises FitError where more members are asked for than there are candidates."""
-        counted = int(_counting(plan).sum())
-        patches = counted * plan.samples
-        candidates = min(counted, max(1, CANDIDATES // plan.samples)) * plan.samples
-        asked = plan.options.coreset or CORESET
-        members = members_of(asked, patches)
-        if plan.options.coreset is None:
-            members = min(members, MEMBERS)
-        if members > candidates:
+        """Of the bank of all tiles. Raises FitError where more members are asked for than candidates."""
+        counted, dimensions = int(counting(plan).sum()), plan.reduction.dimensions
+        if plan.earlier is None:
+            return cls.chosen(counted, plan.samples, dimensions, plan.options.coreset)
+        found = cls._asked(counted, plan.samples, dimensions, plan.options.coreset)
+        new = cls._asked(counted, int(plan.fresh.sum()), dimensions, plan.options.coreset)
+        members = min(new.members, found.candidates)
+        return replace(found, members=members, earlier=len(earlier_bank(plan.earlier).members))
+
+    @classmethod
+    def chosen(cls, counted: int, samples: int, dimensions: int, coreset: str | None) -> Sizes:
+        """Of a bank from so many positions of so many samples. Raises FitError as of() does."""
+        found, asked = cls._asked(counted, samples, dimensions, coreset), coreset or CORESET
+        if found.members > found.candidates:
             raise FitError(
-                f"--coreset {asked} asks for {members:,} patches of {candidates:,} to choose from; "
-                f"give --coreset {candidates // 10} or fewer"
+                f"--coreset {asked} asks for {found.members:,} patches of {found.candidates:,} to choose "
+                f"from; give --coreset {found.candidates // 10} or fewer"
             )
-        if members > MOST * patches:
+        if found.members > MOST * found.patches:
             raise FitError(
                 f"--coreset {asked} keeps nearly every good patch, so good frames would lie at no distance "
                 f"from their own; give --coreset {MOST:.0%} or less"
             )
-        return cls(patches, candidates, members, plan.reduction.dimensions)
+        return found
+
+    @classmethod
+    def _asked(cls, counted: int, samples: int, dimensions: int, coreset: str | None) -> Sizes:
+        patches = counted * samples
+        candidates = min(counted, max(1, CANDIDATES // samples)) * samples
+        members = members_of(coreset or CORESET, patches)
+        if coreset is None:
+            members = min(members, MEMBERS)
+        return cls(patches, candidates, members, dimensions)
 
     def words(self) -> str:
         drawn = (
             "" if self.candidates == self.patches else f", chosen from {self.candidates:,} drawn at random"
         )
+        if self.earlier:
+            return (
+                f"a bank of {self.earlier:,} patches, and at most {self.members:,} more of {self.patches:,} "
+                f"at hand{drawn}: those that lie farther from it than all before did"
+            )
         share = self.members / self.patches
         return f"a bank of {self.members:,} of {self.patches:,} good patches ({share:.2%}){drawn}"
 
@@ -76,22 +100,56 @@ def members_of(asked: str, patches: int) -> int:
     return int(asked)
 
 
+@dataclass(frozen=True)
+class Ground:
+    """Where the good patches lie that a bank is chosen from: in the whole map, or in one tile of it."""
+
+    counting: npt.NDArray[np.bool_]  # positions whose cell counts in the map, (positions,)
+    where: Doubles  # row and column of every position, (positions, 2); see _where
+    of_frame: Indices  # fold of each sample
+    seed: int
+    position_weight: float
+    earlier: Bank | None = None  # that members are added to
+    fold_of_member: Indices = field(default_factory=lambda: np.empty(0, np.int64))  # of the earlier bank
+
+    @classmethod
+    def of(cls, plan: Plan) -> Ground:
+        earlier = earlier_bank(plan.earlier) if plan.earlier else None
+        options, of_frame = plan.options, plan.folds.of_frame
+        weight, members = options.position_weight, folds_of_members(plan)
+        return cls(counting(plan), _where(plan), of_frame, options.seed, weight, earlier, members)
+
+    def tile(self, number: int, tiles: int) -> Ground:
+        """Of one of so many tiles."""
+        each = len(self.counting) // tiles
+        part = slice(number * each, (number + 1) * each)
+        return replace(self, counting=self.counting[part], where=self.where[part])
+
+
 class Candidates:
     """The patches that a coreset is chosen from, in few dimensions, and where they lie in the spool.
 
     Candidates are numbered sample by sample, as many of each; position (samples, each) is where they lie.
+    Behind the members of an earlier bank, where there is one: these come first.
     """
 
-    def __init__(self, plan: Plan, size: Sizes) -> None:
-        self._rng = np.random.default_rng(plan.options.seed)
-        self._cells = np.flatnonzero(_counting(plan))
-        self._each = size.candidates // plan.samples
-        self._weight, self._fold = plan.options.position_weight, plan.folds.of_frame
-        self._where = _where(plan)
-        self._projection = projection(size.dimensions, plan.options.seed)
+    def __init__(self, ground: Ground, size: Sizes) -> None:
+        self._rng = np.random.default_rng(ground.seed)
+        self._earlier, self._where = ground.earlier, ground.where
+        self._cells = np.flatnonzero(ground.counting)
+        self._weight, self._fold = ground.position_weight, ground.of_frame
+        self._fold_of_member = ground.fold_of_member
+        samples = len(ground.of_frame)
+        self._each = size.candidates // samples
+        self._projection = projection(size.dimensions, ground.seed)
         few = size.dimensions if self._projection is None else PROJECTED
-        self.points = room(size.candidates, few + 2 * bool(self._weight))
-        self.position = np.empty((plan.samples, self._each), np.int32)
+        self.points = room(size.earlier + size.candidates, few + 2 * bool(self._weight))
+        if self._earlier is not None:
+            features = self._earlier.members[:, : size.dimensions] + self._earlier.centre
+            self.points[: size.earlier, :few] = self._in_few(features)
+            self.points[: size.earlier, few:-2] = self._earlier.members[:, size.dimensions :]
+        self._before = size.earlier
+        self.position = np.empty((samples, self._each), np.int32)
         self._sum, self._squares = np.zeros(size.dimensions), 0.0
 
     def take(self, sample: int, embeddings: Floats) -> None:
@@ -103,13 +161,18 @@ class Candidates:
         self.position[sample] = cells
         self._sum += drawn.sum(axis=0, dtype=np.float64)
         self._squares += float(np.square(drawn, dtype=np.float64).sum())
-        few = drawn if self._projection is None else drawn @ self._projection
-        part = slice(sample * self._each, (sample + 1) * self._each)
-        self.points[part, : few.shape[1]] = few
+        few = self._in_few(drawn)
+        start = self._before + sample * self._each
+        self.points[start : start + self._each, : few.shape[1]] = few
+
+    def _in_few(self, features: Floats) -> Floats:
+        return features if self._projection is None else features @ self._projection
 
     @property
     def centre(self) -> Floats:
-        """Mean of the candidates, (d,)."""
+        """Mean of the candidates, (d,); a bank that grows keeps its own."""
+        if self._earlier is not None:
+            return self._earlier.centre
         return (self._sum / self.position.size).astype(np.float32)
 
     @property
@@ -119,6 +182,8 @@ class Candidates:
         At weight 1 two patches a shorter side of the map apart are as unlike, by their place alone, as two
         random patches of good parts are by their features (root mean square).
         """
+        if self._earlier is not None:
+            return self._earlier.places
         count = self.position.size
         variance = self._squares / count - float(np.square(self._sum / count).sum())
         unlike = math.sqrt(2 * max(variance, 0.0))
@@ -127,24 +192,34 @@ class Candidates:
     def cover(self) -> Cover:
         """Ready to choose from; points are used up."""
         if self._weight:
-            self.points[:, -4:-2] = self.places[self.position.ravel()]
-        return Cover(self.points, np.repeat(self._fold, self._each))
+            self.points[self._before :, -4:-2] = self.places[self.position.ravel()]
+        group = np.concatenate([self._fold_of_member, np.repeat(self._fold, self._each)])
+        cover = Cover(self.points, group)
+        cover.join(np.arange(self._before))
+        return cover
 
-    def rows(self, spool: Spool, wanted: Indices) -> dict[int, Floats]:
-        """The whole embeddings (d,) of candidates by number, read sample by sample."""
+    def samples(self, members: Indices) -> Indices:
+        """Of those members that are candidates, the sample that each is from."""
+        return (members[members >= self._before] - self._before) // self._each
+
+    def rows(self, read: Callable[[int], Floats], wanted: Indices) -> dict[int, Floats]:
+        """The whole embeddings (d,) of candidates by number; read gives those of a sample, (positions, d)."""
         found: dict[int, Floats] = {}
-        wanted = np.unique(wanted)
+        wanted = np.unique(wanted[wanted >= self._before]) - self._before
         for sample in np.unique(wanted // self._each):
-            embeddings = spool.read_frame(int(sample))
+            embeddings = read(int(sample))
             for index in wanted[wanted // self._each == sample]:
                 found[int(index)] = embeddings[self.position.flat[index]].copy()
         return found
 
     def bank(self, members: Indices, rows: dict[int, Floats]) -> Bank:
-        """The bank of some candidates."""
-        features = np.stack([rows[int(index)] for index in members]) - self.centre
-        at = self.places[self.position.ravel()[members]]
-        return Bank(np.hstack([features, at]), self.centre, self.places)
+        """The bank of some candidates; whole embeddings of those in rows."""
+        old, new = members[members < self._before], members[members >= self._before] - self._before
+        features = np.array([rows[int(index)] for index in new], np.float32)
+        features = features.reshape(len(new), len(self.centre))
+        added = np.hstack([features - self.centre, self.places[self.position.ravel()[new]]])
+        before = self._earlier.members[old] if self._earlier else added[:0]
+        return Bank(np.vstack([before, added]), self.centre, self.places)
 
 
 def projection(dimensions: int, seed: int) -> Floats | None:
@@ -158,13 +233,17 @@ def projection(dimensions: int, seed: int) -> Floats | None:
     return (rng.standard_normal((dimensions, PROJECTED)) / math.sqrt(PROJECTED)).astype(np.float32)
 
 
-def _counting(plan: Plan) -> npt.NDArray[np.bool_]:
+def earlier_bank(earlier: Earlier) -> Bank:
+    return Bank.load(earlier.folder)
+
+
+def counting(plan: Plan) -> npt.NDArray[np.bool_]:
     """Positions whose cell counts in the map, (positions,)."""
     rows, columns = position_cells(plan.geometry).T
     return np.asarray(valid_cells(plan.geometry, plan.region.ignored)[rows, columns])
 
 
-def _where(plan: Plan) -> npt.NDArray[np.float64]:
+def _where(plan: Plan) -> Doubles:
     """Row and column of every position around the middle of the map, in units of its shorter side."""
     shape = np.array(plan.geometry.map_shape)
     return np.asarray((position_cells(plan.geometry) - (shape - 1) / 2) / shape.min())

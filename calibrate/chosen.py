@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from pydantic import ValidationError
 
-from calibrate.options import FitOptions
+from calibrate.options import EFFICIENTAD, FitOptions
 from inspectord.errors import SettingsError
 from inspectord.settings import (
     Camera,
@@ -32,7 +32,16 @@ GOES_WITH = {
     "rate": ("folder", "video", "line"),
 }
 
-OF_MODEL = {"epsilon": "padim", "coreset": "patchcore", "position_weight": "patchcore"}
+OF_MODEL = {
+    "epsilon": "padim",
+    "coreset": "patchcore",
+    "position_weight": "patchcore",
+    "reweight": "patchcore",
+    "steps": "efficientad",
+    "minutes": "efficientad",
+    "train_device": "efficientad",
+}
+NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction")
 
 
 def fit_options(options: argparse.Namespace) -> FitOptions:
@@ -40,18 +49,44 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     if options.overlap is not None and not (options.tile or options.grid):
         raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
     named = options.backbone is not None and not options.backbone.endswith((".onnx", ".xml"))
-    if options.weights is not None and not named:
+    _not_of_efficientad(options)
+    if options.weights is not None and not named and options.model not in EFFICIENTAD:
         raise SettingsError("--weights goes with a --backbone by name, as in resnet18; leave it out")
     if options.model == "patchcore" and options.reduction is not None and options.dimensions is None:
         raise SettingsError("--reduction goes with --dimensions here, else nothing is left out; leave it out")
     for flag, model in OF_MODEL.items():
-        if getattr(options, flag) is not None and (options.model or FitOptions.model) != model:
+        kind = (options.model or FitOptions.model).partition("-")[0]
+        if getattr(options, flag) is not None and kind != model:
             raise SettingsError(f"--{flag.replace('_', '-')} goes with --model {model} only; leave it out")
+    if options.max_int8_loss is not None and options.precision != "int8":
+        raise SettingsError("--max-int8-loss goes with --precision int8 only; leave it out")
+    if options.reweight is not None and not options.absolute:
+        raise SettingsError("--reweight weighs plain distances; give --absolute with it, or leave it out")
     given = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("folders", "ignore_polygons"):
         given[name] = tuple(given.get(name, ()))
     return FitOptions(**given)
+
+
+def _not_of_efficientad(options: argparse.Namespace) -> None:
+    """Its networks are its own, and one training holds out one set of frames."""
+    if options.model not in EFFICIENTAD:
+        return
+    for flag in NOT_OF_EFFICIENTAD:
+        if getattr(options, flag) is not None:
+            raise SettingsError(f"--{flag} has no effect with --model {options.model}; leave it out")
+    if options.extendable:
+        raise SettingsError(
+            f"--extendable: no frames can be added to what --model {options.model} has learned; leave it out"
+        )
+    if options.folds in ("loo", "run"):
+        raise SettingsError(
+            f"--folds {options.folds} would take many trainings with --model {options.model}; give a number: "
+            "one frame in so many is held out"
+        )
+    if options.steps is not None and options.minutes is not None:
+        raise SettingsError("--steps and --minutes exclude each other; give one")
 
 
 def source_of(options: argparse.Namespace) -> Source:

@@ -59,17 +59,18 @@ class Cover:
         self.nearest = np.full((groups, len(points)), np.inf, np.float32)
         self._alike = ALIKE * float(points[:, -1].max())
 
-    def grow(self, count: int, first: int) -> None:
-        """Choose members until there are `count`, or every point has one like it; `first` starts."""
-        away = np.full(len(self.points), np.inf, np.float32)
-        fresh = np.array([first])
-        while True:
-            self.members += fresh.tolist()
-            _meet(self.points, fresh, self.group[fresh], self.nearest)
+    def join(self, members: Indices) -> None:
+        """Make these points members, the first ones or behind those there are."""
+        self.members += members.tolist()
+        _meet(self.points, members, self.group[members], self.nearest)
+
+    def grow(self, count: int, enough: float = 0.0) -> None:
+        """Choose members until there are `count`, or no point's squared distance to one is over `enough`."""
+        enough = max(enough, self._alike)
+        away = self.nearest.min(axis=0)
+        while len(self.members) < count and away.max() > enough:
+            self.join(_farthest(self.points, away, count - len(self.members), enough))
             self.nearest.min(axis=0, out=away)
-            if len(self.members) >= count or away.max() <= self._alike:
-                return
-            fresh = _farthest(self.points, away, count - len(self.members), self._alike)
 
     def radius(self) -> float:
         """Squared distance of the point farthest from all members."""

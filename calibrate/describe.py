@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import openvino as ov
 
+from calibrate import ensemble
+from calibrate.images import digest_of
+from calibrate.learned import LEARNED
 from calibrate.limits import Limit
 from inspectord import __version__
 from inspectord.recipe import SCHEMA, file_hash
@@ -29,7 +32,7 @@ def recipe_table(
     parameters are those of the model kind and of its levels.
     """
     options, geometry = plan.options, plan.geometry
-    files = sorted(path for path in staging.rglob("*") if path.is_file())
+    files = sorted(path for path in staging.rglob("*") if path.is_file() and path.parent.name != LEARNED)
     return {
         "schema_version": SCHEMA,
         "product": options.product,
@@ -57,12 +60,15 @@ def recipe_table(
                 **parameters,
                 "absolute": options.absolute,
                 "smoothing_px": options.smoothing_px,
-                "good_frames": plan.good.digest,
+                **ensemble.parameters(options),
+                **(plan.loss.parameters() if plan.loss else {}),
+                "good_frames": digest_of(plan.taught),
             },
         },
         "runtime": {
             "device": options.device,
             "precision": options.precision,
+            **({"rest": plan.rest} if plan.rest else {}),
             "openvino": ov.__version__,
         },
         "limits": limit.for_recipe(_folds(plan)).model_dump(),
@@ -72,9 +78,29 @@ def recipe_table(
 
 
 def _folds(plan: Plan) -> str:
+    absent = len(plan.earlier.absent) if plan.earlier else 0
+    return _folds_now(plan) + (f"; {absent} earlier frames only taught" if absent else "")
+
+
+def _folds_now(plan: Plan) -> str:
     if plan.options.folds == "run":
         return "one run at a time"
+    if plan.folds.trained_once:
+        return (
+            f"{len(plan.measured)} of {len(plan.good)} frames, which taught the network nothing but when to "
+            "stop and which errors are usual"
+        )
     return "leave-one-out" if plan.folds.leave_one_out else f"{len(np.unique(plan.folds.of_frame))} folds"
+
+
+def _extended(plan: Plan) -> dict[str, str]:
+    if plan.earlier is None:
+        return {}
+    return {
+        "added to": f"{plan.options.product}/{plan.earlier.folder.parent.name}, which "
+        f"{len(plan.earlier.frames)} frames had taught",
+        "of these without their images, so not measured": str(len(plan.earlier.absent)),
+    }
 
 
 def provenance(plan: Plan) -> dict[str, str]:
@@ -85,6 +111,8 @@ def provenance(plan: Plan) -> dict[str, str]:
         "command": " ".join(sys.argv),
         "folders": ", ".join(str(folder) for folder in plan.options.folders),
         "good images": str(len(plan.good)),
+        "held out of them": str(len(plan.measured)),
+        **_extended(plan),
         "exact duplicates left out": str(plan.good.duplicates),
         "unreadable images skipped": str(len(plan.good.skipped)),
         "inspectord": __version__,

@@ -12,15 +12,20 @@ from inspectord.errors import FitError
 
 Indices = npt.NDArray[np.int64]
 
+TAUGHT, HELD_OUT = 20, MINIMUM_GOOD_FRAMES  # frames at least, of a kind that learns only once
+LEVEL_FOLDS = 50  # that the frames held out from it are parted into, where they tell what is usual
 GROUPED_FOLDS = 10  # where copies of one frame must be held out together
 
 
 @dataclass(frozen=True)
 class Folds:
-    """Which frames are held out together: fold numbers (n,); measured (n,) marks the unaugmented frames."""
+    """Which frames are held out together: fold numbers (n,); measured (n,) marks what is scored held out, of
+    frames never their augmented copies.
+    """
 
     of_frame: Indices
     measured: npt.NDArray[np.bool_]
+    trained_once: bool = False  # fold 0 teaches and is not measured, all others are held out from it together
 
     @property
     def leave_one_out(self) -> bool:
@@ -28,11 +33,14 @@ class Folds:
 
 
 def choose_folds(good: GoodFrames, how: str, augment: int) -> Folds:
-    """Number the folds; the `augment` copies of a frame stay with it. how is "loo", "run" or a number.
+    """Number the folds; the `augment` copies of a frame stay with it. how is "loo", "run", a number, or as
+    "1/5" the share of frames held out from a kind that learns only once.
 
     Raises FitError for what can't be parted so, or leaves too few frames to hold a fold against.
     """
     count = len(good)
+    if how.startswith("1/"):
+        return _held_out_once(count, how.removeprefix("1/"), 1 + augment)
     if how == "run":
         fold = _runs(good)
     elif how == "loo":
@@ -43,6 +51,22 @@ def choose_folds(good: GoodFrames, how: str, augment: int) -> Folds:
     repeat = 1 + augment
     measured = np.arange(count * repeat) % repeat == 0
     return Folds(of_frame=np.repeat(fold, repeat), measured=measured)
+
+
+def _held_out_once(count: int, one_in: str, repeat: int) -> Folds:
+    held_out = max(HELD_OUT, count // _number(one_in, count))
+    if count < TAUGHT + held_out:
+        raise FitError(
+            f"{count} good frames are too few to train a network: {TAUGHT} must teach it, and {held_out} be "
+            "held out to say when to stop and where the limit lies; grab more with `calibrate capture`, or "
+            "take --model padim"
+        )
+    fold = np.zeros(count, np.int64)
+    places = (np.arange(held_out) * count + count // 2) // held_out
+    fold[places] = 1 + np.arange(held_out) % LEVEL_FOLDS
+    of_frame = np.repeat(fold, repeat)
+    measured = (of_frame > 0) & (np.arange(count * repeat) % repeat == 0)
+    return Folds(of_frame, measured, trained_once=True)
 
 
 def _runs(good: GoodFrames) -> Indices:

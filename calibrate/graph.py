@@ -40,6 +40,12 @@ class Head(Protocol):
     def build(self, embeddings: ov.Output) -> ov.Output: ...
 
 
+class Scorer(Protocol):
+    """From embeddings (positions, d) and their distances (positions,) to tile scores (tiles,)."""
+
+    def build(self, embeddings: ov.Output, distances: ov.Output) -> ov.Output: ...
+
+
 def feature_model(
     frame: FrameSpec,
     geometry: Geometry,
@@ -59,19 +65,48 @@ def feature_model(
     return _named(ov.Model([op.result(embeddings)], [pixels], "features"))
 
 
-def recipe_model(features: ov.Model, head: Head, joiner: Joiner, levels: Levels | None) -> ov.Model:
-    """The feature graph continued to outputs anomaly_map (rows, columns), tile_scores (tiles,) and score."""
+def tile_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Model:
+    """Graph from a frame to what the backbone takes: tiles (n, 1 or 3, height, width), float32, 0..255."""
+    pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
+    return ov.Model([op.result(_tiles(pixels.output(0), geometry, ignored))], [pixels], "tiles")
+
+
+def recipe_model(
+    features: ov.Model, head: Head, joiner: Joiner, levels: Levels | None, scorer: Scorer | None = None
+) -> ov.Model:
+    """The feature graph continued to outputs anomaly_map (rows, columns), tile_scores (tiles,) and score.
+
+    Without a scorer, a tile's score is its highest cell; the frame's is the mean of the joiner's `top`
+    highest tile scores. With one, the map is brought to the score's scale, its peak the score, so that a
+    limit of scores holds for cells too.
+    """
     embeddings = features.outputs[0].get_node().input_value(0)
-    joined = joined_map(head.build(embeddings), joiner)
+    distances = head.build(embeddings)
+    joined = joined_map(distances, joiner)
     if levels is not None:
         joined = levelled(joined, levels)
-    tile_scores = _tile_scores(joined, joiner.geometry)
-    score = op.reduce_max(tile_scores, op.constant([0]), False).output(0)
+    tile_scores = scorer.build(embeddings, distances) if scorer else _tile_scores(joined, joiner.geometry)
+    score = _frame_score(tile_scores, joiner.top)
+    if scorer:
+        joined = _scaled_to(joined, score)
     results = []
     for name, output in (("anomaly_map", joined), ("tile_scores", tile_scores), ("score", score)):
         output.get_tensor().set_names({name})
         results.append(op.result(output))
     return _named(ov.Model(results, features.get_parameters(), "inspect"))
+
+
+def _frame_score(tile_scores: ov.Output, top: int) -> ov.Output:
+    first = op.constant([0])
+    if top == 1:
+        return op.reduce_max(tile_scores, first, False).output(0)
+    highest = op.topk(tile_scores, op.constant(np.int64(top)), 0, "max", "none").output(0)
+    return op.reduce_mean(highest, first, False).output(0)
+
+
+def _scaled_to(joined: ov.Output, score: ov.Output) -> ov.Output:
+    peak = op.maximum(op.reduce_max(joined, op.constant([0, 1]), False), op.constant(np.float32(1e-12)))
+    return op.multiply(joined, op.divide(score, peak)).output(0)
 
 
 def strides(backbone: Backbone, channels: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -90,12 +125,7 @@ def _embeddings(
     ignored: npt.NDArray[np.bool_] | None,
     locally_aware: bool,
 ) -> ov.Output:
-    if ignored is not None and ignored.any():
-        pixels = op.select(
-            op.constant(ignored[None, :, :, None]), op.constant(np.uint8(FILL)), pixels
-        ).output(0)
-    tiles = _cut(_scaled(_region(pixels, geometry), geometry), geometry)
-    maps = backbone.features(tiles, reduction.chosen)
+    maps = backbone.features(_tiles(pixels, geometry, ignored), reduction.chosen)
     rows, columns = geometry.tile_grid
     if reduction.matrices:
         maps = [_projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
@@ -107,6 +137,15 @@ def _embeddings(
         whole = op.concat(maps, 1).output(0)
     last = op.transpose(whole, op.constant([0, 2, 3, 1]))
     return op.reshape(last, op.constant([-1, reduction.dimensions]), False).output(0)
+
+
+def _tiles(pixels: ov.Output, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Output:
+    """Hide what is ignored, look at the region alone, scale, cut."""
+    if ignored is not None and ignored.any():
+        pixels = op.select(
+            op.constant(ignored[None, :, :, None]), op.constant(np.uint8(FILL)), pixels
+        ).output(0)
+    return _cut(_scaled(_region(pixels, geometry), geometry), geometry)
 
 
 def _region(pixels: ov.Output, geometry: Geometry) -> ov.Output:

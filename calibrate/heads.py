@@ -18,6 +18,7 @@ from openvino import opset15 as op
 
 from calibrate.pieces import in_blocks, largest_divisor
 from calibrate.tiles import Doubles
+from inspectord.inspect import Floats
 
 PACK_ABOVE_BYTES = 512 * 2**20
 LOOP_POSITIONS = 64  # at once in the packed head: their matrices stay in the processor's cache
@@ -53,7 +54,8 @@ class WhiteningWriter:
     Packed matrices lie in unnamed files in `folder` until the graph is saved, never whole in memory.
     """
 
-    def __init__(self, folder: Path, positions: int, dimensions: int) -> None:
+    def __init__(self, folder: Path, positions: int, dimensions: int, halved: bool = False) -> None:
+        """halved stores plain matrices in bf16: a graph that computes in it rounds them so in any case."""
         self.packed = is_packed(positions, dimensions)
         self.mean = np.empty((positions, dimensions), np.float32)
         self._unit = np.empty_like(self.mean) if self.packed else None
@@ -64,7 +66,7 @@ class WhiteningWriter:
             if self.packed:
                 self._packed.append(_Packed(folder, positions, band))
             else:
-                self._plain.append(_Plain(positions, band))
+                self._plain.append(_Plain(positions, band, halved))
 
     def write(self, start: int, mean: Doubles, spread: Doubles, whitening: Doubles) -> None:
         """Mean and standard deviation (block, d), whitening (block, d, d) of the positions from start."""
@@ -97,16 +99,27 @@ class WhiteningWriter:
 class _Plain:
     """One band of all positions as float32 in memory, (positions, rows, columns)."""
 
-    def __init__(self, positions: int, band: Band) -> None:
+    def __init__(self, positions: int, band: Band, halved: bool) -> None:
         self._values = np.empty((positions, band.stop - band.start, band.stop), np.float32)
+        self._halved = halved
 
     def write(self, start: int, values: Doubles) -> None:
-        self._values[start : start + len(values)] = values
+        self._values[start : start + len(values)] = _to_bf16(values) if self._halved else values
 
     def squared(self, x: ov.Output) -> ov.Output:
         """|W x|^2 of x (positions, 1, columns)."""
-        matrix = op.constant(self._values, shared_memory=True)
+        if self._halved:
+            stored = op.constant(self._values, dtype=ov.Type.bf16)  # which cuts off: nothing, once rounded
+            matrix = op.convert(stored, ov.Type.f32).output(0)
+        else:
+            matrix = op.constant(self._values, shared_memory=True).output(0)
         return _sum_of_squares(op.matmul(x, matrix, False, True).output(0))
+
+
+def _to_bf16(values: Doubles) -> Floats:
+    """The nearest bf16 as float32, ties to even, as OpenVINO rounds."""
+    bits = values.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
 
 
 class _Packed:

@@ -18,6 +18,7 @@ from inspectord.sources.files import list_images, read_image
 # Ten parts without an exceedance prove "at most 1 good part in 4 is rejected" (95 % confidence);
 # what fewer say is worth no limit at all.
 MINIMUM_GOOD_FRAMES = 10
+PROVE = " (they prove no more than 'at most 1 good part in 4 is rejected'; 299 prove 1 in 100)"
 NAMED = 5  # files named in an error; the others are counted
 GOOD_NAMES = {"good", "ok", "normal"}  # what labelled data sets call the folder next to the defects
 
@@ -55,11 +56,20 @@ class GoodFrames:
     @property
     def digest(self) -> str:
         """SHA-256 over all frames' digests: names the set of good parts, whatever the files are called."""
-        return hashlib.sha256("".join(frame.digest for frame in self.frames).encode()).hexdigest()
+        return digest_of(self.frames)
+
+
+def digest_of(frames: Iterable[GoodFrame]) -> str:
+    """SHA-256 over the frames' digests, in whatever order they come."""
+    return hashlib.sha256("".join(sorted(frame.digest for frame in frames)).encode()).hexdigest()
 
 
 def collect_good_frames(
-    folders: Sequence[Path], letterbox: tuple[int, int] | None, skip_bad: bool, progress: Progress
+    folders: Sequence[Path],
+    letterbox: tuple[int, int] | None,
+    skip_bad: bool,
+    progress: Progress,
+    fewest: int = MINIMUM_GOOD_FRAMES,
 ) -> GoodFrames:
     """Find, decode and check every image of the folders; letterbox is (width, height).
 
@@ -74,11 +84,11 @@ def collect_good_frames(
     distinct = _distinct(checked)
     _say_what_was_left_out(len(checked) - len(distinct), bad, progress)
     shape = _common_shape(shapes, letterbox)
-    if len(distinct) < MINIMUM_GOOD_FRAMES:
+    if len(distinct) < fewest:
         raise FitError(
             f"{_count(len(distinct), 'different good image')} in {', '.join(map(str, folders))}, at least "
-            f"{MINIMUM_GOOD_FRAMES} are needed (they prove no more than 'at most 1 good part in 4 is "
-            "rejected'; 299 prove 1 in 100); grab more with `calibrate capture`"
+            f"{fewest} {'is' if fewest == 1 else 'are'} needed"
+            f"{PROVE if fewest == MINIMUM_GOOD_FRAMES else ''}; grab more with `calibrate capture`"
         )
     return GoodFrames(
         frames=tuple(distinct),

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from calibrate.graph import Head, Reduction
-from calibrate.options import MODELS, FitOptions
+from calibrate.backbones import Backbone, open_backbone
+from calibrate.folds import Indices
+from calibrate.graph import Head, Reduction, Scorer
+from calibrate.options import EFFICIENTAD, MODELS, FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
 from inspectord.errors import FitError
@@ -32,6 +34,15 @@ class Cost:
 
 
 @dataclass(frozen=True)
+class OwnScores:
+    """Of a kind whose absolute score is not its map's highest cell."""
+
+    scorer: Scorer
+    held_out: npt.NDArray[np.float64]  # (measured good frames,)
+    checked: npt.NDArray[np.float64]  # (golden frames and the marked one,)
+
+
+@dataclass(frozen=True)
 class Learned:
     """The graph's head, and distances by it, each spool (frames, positions, 1)."""
 
@@ -39,6 +50,7 @@ class Learned:
     away: Spool  # of the measured good frames, each held out
     checked: Spool  # of the golden frames and the marked one
     parameters: dict[str, Any]  # of the kind, for recipe.toml
+    scored: OwnScores | None = None
 
 
 @dataclass(frozen=True)
@@ -51,19 +63,25 @@ class Fitted:
 
 
 class Kind(Protocol):
-    """A kind has no state: all it knows comes with the plan."""
+    """A kind has no state: all it knows comes with the plan. What most do alike is done here."""
 
     name: str
     locally_aware: bool  # which of graph.feature_model's two ways brings the layers together
     precisions: tuple[str, ...]  # in which its head still tells good from bad
+    by_position: bool = False  # what it knows of a position is of that position alone, in any case
 
     def layers(self, backbone: str) -> tuple[str, ...] | None:
         """Layers where none were asked for; None: the backbone's own."""
-        ...
+        return None
+
+    def backbone(self, options: FitOptions) -> Backbone:
+        """What gives the features. Raises FitError where it can't."""
+        layers = options.layers or self.layers(options.backbone)
+        return open_backbone(options.backbone, options.weights, layers)
 
     def folds(self, how: str, frames: int) -> str:
-        """How to hold out, given what was asked for."""
-        ...
+        """How to hold out, given what was asked for: see folds.choose_folds."""
+        return how
 
     def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
         """Which features are kept."""
@@ -73,6 +91,18 @@ class Kind(Protocol):
         """Foresee the fit; peak_mb was taken so far. Raises FitError where it can't be done."""
         ...
 
+    def kept_mb(self, plan: Plan) -> float:
+        """What learn() writes to kept_in(folder) where plan.keeps; 0: frames can't be added to the kind."""
+        return 0.0
+
+    def trained(self, plan: Plan, progress: Progress) -> Plan:
+        """The plan with a backbone that knows the part, where the kind trains one. Raises FitError."""
+        return plan
+
+    def needs(self, plan: Plan) -> Indices:
+        """Samples whose embeddings learn() takes, ascending."""
+        return np.arange(plan.embedded)
+
     def learn(
         self,
         plan: Plan,
@@ -80,12 +110,24 @@ class Kind(Protocol):
         folder: Path,
         progress: Progress,
     ) -> Learned:
-        """Fit. embeddings, each (positions, d), are of every sample in order, then of the marked frame.
+        """Fit. embeddings, each (positions, d), are of the samples of needs(), in order.
 
         A frame's held-out distances never know the frame: nothing of its fold may have taught them.
-        folder takes temporary files, until the graph is saved.
+        folder takes temporary files, until the graph is saved. With plan.earlier, plan.fresh samples are
+        added to what that recipe has learned.
         """
         ...
+
+    def published(self, plan: Plan) -> None:
+        """The recipe is stored: leave nothing behind that was kept in case the fit was killed."""
+        return
+
+
+def kept_in(scratch: Path) -> Path:
+    """The folder below a fit's temporary one for what the recipe is to keep of it; see calibrate.learned."""
+    folder = scratch / "learned"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 def open_kind(name: str) -> Kind:
@@ -98,4 +140,12 @@ def open_kind(name: str) -> Kind:
         from calibrate.patchcore import PatchCore
 
         return PatchCore()
+    if name in EFFICIENTAD:
+        try:
+            from calibrate.efficientad.kind import EfficientAD
+        except ModuleNotFoundError as error:
+            if error.name != "torch":
+                raise
+            raise FitError(f"--model {name} needs torch: `pip install 'inspectord[train]'`") from error
+        return EfficientAD(name)
     raise FitError(f"unknown model {name!r}; use {' or '.join(MODELS)}")

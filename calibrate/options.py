@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-MODELS = ("padim", "patchcore")
+EFFICIENTAD = ("efficientad-s", "efficientad-m", "efficientad-lite")
+MODELS = ("padim", "patchcore", *EFFICIENTAD)
 
 
 @dataclass(frozen=True)
@@ -16,7 +17,7 @@ class FitOptions:
     product: str
     recipes_dir: Path
     folders: tuple[Path, ...]
-    model: Literal["padim", "patchcore"] = "padim"
+    model: Literal["padim", "patchcore", "efficientad-s", "efficientad-m", "efficientad-lite"] = "padim"
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None
@@ -29,22 +30,33 @@ class FitOptions:
     tile: int | None = None
     overlap: int = 0
     grid: tuple[int, int] | None = None  # rows, columns
+    per_tile: bool = False  # a model of its own for each tile position, see ensemble.check
+    top_tiles: int = 1  # the frame's score is the mean of so many of the highest tile scores
+    normalise: Literal["joined", "tile"] = "joined"  # the whole map, or each tile by its own good scores
     roi: tuple[int, int, int, int] | None = None
     ignore_png: Path | None = None
     ignore_polygons: tuple[tuple[tuple[int, int], ...], ...] = ()
     epsilon: float = 0.01  # on the covariances' diagonals (the paper's)
     coreset: str | None = None  # patchcore: "10%" of the good patches, or a number; see candidates.Sizes
     position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
+    reweight: int = 0  # patchcore, absolute: neighbours of the paper's eq. 7; 0: the map's peak is the score
+    steps: int | None = None  # efficientad: of training; None: the paper's 70,000, lite as minutes allow
+    minutes: float | None = None  # efficientad: of training, instead of steps; lite: 4
+    train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
     absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels
     smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
     max_false_reject_rate: float = 0.001
     folds: str = "loo"  # "loo", "run", or a number
     device: str = "CPU"
-    precision: Literal["f32", "bf16", "f16"] = "f32"
+    precision: Literal["f32", "bf16", "f16", "int8"] = "f32"
+    max_int8_loss: float = 0.02  # int8: of AUROC and of rank agreement with f32; see eight_bits.Loss
     threads: int = 0  # 0: all cores
     skip_bad: bool = False
     activate: bool = True
+    extendable: bool | None = None  # keep what `calibrate extend` needs; None: up to fit.KEEP_MB
     memory_mb: int = 1500
+    jobs: int = 1  # positions or tiles that are fitted at the same time, each by a process with one thread
+    on: str | None = None  # dask://host:port: fitted by that cluster instead
 
 
 @dataclass(frozen=True)
@@ -60,19 +72,22 @@ class Estimate:
     memory_mb: float
     seconds: float
     cell_px: float  # side of one map cell in frame pixels
+    kept_mb: float = 0.0  # of the recipe's folder, for `calibrate extend` alone
     about: str = ""  # what else the model kind has to say
 
     def lines(self) -> list[str]:
         """Plain words for the terminal."""
         return [
             f"{self.frames} good frames; a map of {self.positions} positions, one every {self.cell_px:.3g} "
-            f"pixels of the frame, {self.dimensions} features each",
+            f"pixels of the frame" + (f", {self.dimensions} features each" if self.dimensions > 1 else ""),
             *([self.about] if self.about else []),
-            f"about {_duration(self.seconds)} ({self.frame_ms:.0f} ms a frame for features), "
+            f"about {duration(self.seconds)} ({self.frame_ms:.0f} ms a frame for features), "
             f"up to {self.memory_mb:.0f} MB of memory, {self.disk_mb:.0f} MB of temporary disk; "
-            f"the recipe takes {self.recipe_mb:.0f} MB",
+            f"the recipe takes {self.recipe_mb:.0f} MB"
+            + (f", and {self.kept_mb:.0f} MB that only `calibrate extend` needs" if self.kept_mb else ""),
         ]
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In seconds, of two minutes or more in minutes."""
     return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} minutes"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,8 @@ import tomli_w
 
 from calibrate.describe import provenance, recipe_table
 from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process
-from calibrate.kinds import Fitted
+from calibrate.kinds import Fitted, kept_in
+from calibrate.learned import LEARNED
 from calibrate.limits import Limit, find_limit
 from calibrate.progress import Progress
 from calibrate.report import Example, ReportData, write_report
@@ -52,14 +54,18 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         held_out = fitted.held_out * _widening(plan, fitted, scored)
         limit = find_limit(held_out, options.max_false_reject_rate)
         _write_golden_scores(staging.path, golden, scored)
+        if plan.keeps:
+            shutil.move(kept_in(folder), staging.path / LEARNED)
         _write_toml(staging.path, recipe_table(plan, fitted.parameters, limit, len(golden), staging.path))
         _write_provenance(staging.path, plan)
         for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
             check_in_fresh_process(staging.path, options.threads)
-        suspects = [str(plan.good.frames[int(i)].path) for i in np.argsort(-held_out, kind="stable")[:3]]
+        names = [str(plan.good.frames[index].path) for index in plan.measured]
+        suspects = [names[i] for i in np.argsort(-held_out, kind="stable")[:3].tolist()]
         blind = scored.scores[len(golden) - 1] <= limit.score
         warnings = [*limit.warnings, *([_blindness(suspects)] if blind else [])]
         _write_report(staging, plan, limit, held_out, scored, warnings)
+    plan.kind.published(plan)
     if blind and options.activate:
         raise FitError(
             f"{options.product}/{staging.version} was stored but not activated: {_blindness(suspects)}; see "
@@ -75,10 +81,12 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
 def _write_golden_frames(plan: Plan, staging: Path) -> list[Path]:
     """The golden frames and, last, the marked one."""
     (staging / "golden").mkdir()
-    paths = []
-    for number, index in enumerate(plan.golden):
-        paths.append(_written(staging / "golden" / f"good_{number}.png", plan.good.read(int(index))))
-    return [*paths, _written(staging / "golden" / MARKED, plan.marked())]
+    *good, last = plan.checked.tolist()
+    names = [*(f"good_{number}.png" for number in range(len(good))), MARKED]
+    return [
+        _written(staging / "golden" / name, plan.sample(sample))
+        for name, sample in zip(names, [*good, last], strict=True)
+    ]
 
 
 def _written(path: Path, pixels: Pixels) -> Path:
@@ -92,20 +100,20 @@ def _scored(
 ) -> Scored:
     """Golden frames, then the three examples of the report, scored by the compiled graph."""
     paths = list(golden)
-    for number, index in enumerate(_examples(fitted.held_out)):
+    for number, index in enumerate(_examples(plan, fitted.held_out)):
         paths.append(_written(folder / f"example_{number}.png", plan.good.read(index)))
     options = plan.options
     for _ in progress.track(range(1), "scoring golden frames with the compiled graph"):
         scored = score_in_fresh_process(
-            staging / "model.xml", options.device, options.precision, options.threads, paths, folder
+            staging / "model.xml", options.device, plan.hint, options.threads, paths, folder
         )
     return scored
 
 
-def _examples(held_out: npt.NDArray[np.float64]) -> list[int]:
+def _examples(plan: Plan, held_out: npt.NDArray[np.float64]) -> list[int]:
     """Frames with the lowest, the median and the highest held-out score."""
     order = np.argsort(held_out, kind="stable")
-    return [int(order[0]), int(order[len(order) // 2]), int(order[-1])]
+    return [int(plan.measured[order[place]]) for place in (0, len(order) // 2, -1)]
 
 
 def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
@@ -117,7 +125,7 @@ def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
     compiled, known = scored.scores[: len(fitted.checked)], fitted.checked
     if not np.isfinite(compiled).all() or not np.isfinite(scored.maps).all():
         raise FitError("the compiled graph gives scores that are not finite; use --precision f32")
-    exact = plan.options.precision == "f32"
+    exact = plan.hint == "f32"
     worst = float(np.max(np.abs(compiled - known) / np.maximum(known, fitted.held_out.max())))
     if not worst <= (PARITY_F32 if exact else PARITY_16_BIT):
         step = "report this with the frames" if exact else "use --precision f32"
@@ -167,10 +175,10 @@ def _write_report(
     warnings: list[str],
 ) -> None:
     titles = ("lowest", "median", "highest")
-    first = len(plan.golden) + 1
+    first = len(plan.checked)
     examples = [
         Example(title, plan.good.read(index), scored.maps[first + number])
-        for number, (title, index) in enumerate(zip(titles, _examples(held_out), strict=True))
+        for number, (title, index) in enumerate(zip(titles, _examples(plan, held_out), strict=True))
     ]
     data = ReportData(
         product=plan.options.product,
@@ -178,7 +186,7 @@ def _write_report(
         spec=load_recipe(staging.path).spec,
         limit=limit,
         held_out=held_out,
-        names=[str(frame.path) for frame in plan.good.frames],
+        names=[str(plan.good.frames[index].path) for index in plan.measured],
         examples=examples,
         warnings=warnings,
         provenance=provenance(plan),

@@ -79,9 +79,9 @@ def _page(data: ReportData) -> str:
         "Scores of the good parts": _chart(data),
         "Look at these first: are they really good?": _highest(data),
         "What the recipe sees": _examples(data),
-        "Settings": _definitions(_settings(data.spec)),
-        "How the limit was found": _definitions(limit_found),
-        "Where it comes from": _definitions(data.provenance),
+        "Settings": definitions(_settings(data.spec)),
+        "How the limit was found": definitions(limit_found),
+        "Where it comes from": definitions(data.provenance),
     }
     # The policy makes the browser refuse what such a page must not do.
     return f"""<!doctype html>
@@ -99,7 +99,8 @@ def _warnings(warnings: list[str]) -> str:
     return f'<div class="warnings"><b>Please read</b>{texts}</div>' if warnings else "<p>No warnings.</p>"
 
 
-def _definitions(table: dict[str, str]) -> str:
+def definitions(table: dict[str, str]) -> str:
+    """Names and what they mean, as HTML."""
     rows = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in table.items())
     return f"<dl>{rows}</dl>"
 
@@ -165,7 +166,7 @@ def _row(score: float, file: PurePath, limit: float) -> str:
 
 def _examples(data: ReportData) -> str:
     ramp = np.tile(np.linspace(0, 1, 256, dtype=np.float32), (8, 1))
-    scale = _jpeg(_blended(np.full((8, 256, 3), 128, np.uint8), ramp))
+    scale = jpeg(_blended(np.full((8, 256, 3), 128, np.uint8), ramp))
     return f"""<p>First each part, then what the recipe makes of it. A red line surrounds what lies over the
 limit. The finished recipe knows these parts, so their maps are calmer than their held-out scores.</p>
 <div class="scale"><img src="{scale}" alt="colours of the heat map"><span>0</span><span>limit
@@ -174,16 +175,16 @@ limit. The finished recipe knows these parts, so their maps are calmer than thei
 
 
 def _example(example: Example, spec: RecipeToml) -> str:
-    plain, heated = _pictures(example, spec)
+    plain, heated = pictures(example, spec)
     wide = "wide" if plain.shape[1] > 2 * plain.shape[0] else ""
     peak = float(example.anomaly_map.max())
     return f"""<figure><figcaption>The part with the <strong>{escape(example.title)}</strong> held-out score.
 Its map reaches {peak:.4g}, {peak / (spec.limits.score or 1):.0%} of the limit.</figcaption>
-<div class="pair {wide}"><img src="{_jpeg(plain)}" alt="the part">
-<img src="{_jpeg(heated)}" alt="its heat map"></div></figure>"""
+<div class="pair {wide}"><img src="{jpeg(plain)}" alt="the part">
+<img src="{jpeg(heated)}" alt="its heat map"></div></figure>"""
 
 
-def _pictures(example: Example, spec: RecipeToml) -> tuple[Pixels, Pixels]:
+def pictures(example: Example, spec: RecipeToml) -> tuple[Pixels, Pixels]:
     """The frame as BGR in a size to look at; and under heat, excess outlined, a border round the region."""
     height, width, channels = example.pixels.shape
     zoom = min(SIDE / math.sqrt(width * height), WIDEST / width, HIGHEST / height, 1.0)
@@ -225,7 +226,8 @@ def _blended(pixels: Pixels, heat: Floats) -> Pixels:
     return np.asarray(pixels * (1 - weight) + colours * weight, np.uint8)
 
 
-def _jpeg(pixels: Pixels) -> str:
+def jpeg(pixels: Pixels) -> str:
+    """The picture as a data URI."""
     return _data_uri("image/jpeg", bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, 85])[1]))
 
 
@@ -245,6 +247,6 @@ def _settings(spec: RecipeToml) -> dict[str, str]:
         "resolution": f"one map cell = {tiles.cell_px:.3g} × {tiles.cell_px:.3g} pixels of the frame",
         "method": f"{model.kind}, features from {model.backbone} ({', '.join(model.layers)})",
         "parameters": ", ".join(f"{name} = {value}" for name, value in model.parameters.items()),
-        "runs on": f"{runtime.device} with precision {runtime.precision}, OpenVINO {runtime.openvino}",
+        "runs on": f"{runtime.device} with precision {runtime.words}, OpenVINO {runtime.openvino}",
         "content hash": spec.content_hash,
     }

@@ -18,6 +18,7 @@ from inspectord.errors import RecipeError
 from inspectord.recipe import Recipe, RecipeToml, load_recipe
 from inspectord.signature import has_library, read_signature
 
+HASHES = {"good_frames", "learned"}  # parameters that tell people nothing
 PROVENANCE = "provenance.json"  # for people; outside the recipe's hash
 
 
@@ -36,7 +37,7 @@ def show_recipe(console: Console, recipe: Recipe) -> None:
         "looks at": _region(spec),
         "tiles": _tiles(spec),
         "model": _model(spec),
-        "runs on": f"{spec.runtime.device} in {spec.runtime.precision}, OpenVINO {spec.runtime.openvino}",
+        "runs on": f"{spec.runtime.device} in {spec.runtime.words}, OpenVINO {spec.runtime.openvino}",
         "limit": f"a score over {spec.limits.score:.6g} is rejected; at most "
         f"{in_words(spec.limits.wanted_false_reject_rate)} good parts was wanted",
         "found by": f"{spec.limits.method}; {spec.limits.good_parts:,} good parts, {spec.limits.folds}",
@@ -125,7 +126,7 @@ def _tiles(spec: RecipeToml) -> str:
 def _model(spec: RecipeToml) -> str:
     model = spec.model
     settings = ", ".join(
-        f"{key} {value}" for key, value in model.parameters.items() if key != "good_frames" and value != 0
+        f"{key} {value}" for key, value in model.parameters.items() if key not in HASHES and value != 0
     )
     return f"{model.kind} on {model.backbone} ({', '.join(model.layers)}); {settings}"
 

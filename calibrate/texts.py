@@ -78,6 +78,21 @@ def coreset(text: str) -> str:
     return text
 
 
+def top_tiles(text: str) -> int:
+    """max or top-K as the number of tiles."""
+    count = "1" if text == "max" else text.removeprefix("top-")
+    if count == text or not count.isdecimal() or int(count) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not max or top-K; give it as in max or top-3")
+    return int(count)
+
+
+def cluster(text: str) -> str:
+    host, colon, port = text.removeprefix("dask://").rpartition(":")
+    if not text.startswith("dask://") or not host or not colon or not port.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r} is no cluster; give it as in dask://10.0.0.5:8786")
+    return text
+
+
 def names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip() for part in text.split(","))
     if not all(names):

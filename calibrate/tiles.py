@@ -151,12 +151,15 @@ class Joiner:
     """From (tiles, rows, columns) distances to one smoothed map; the numpy twin of graph.joined_map.
 
     valid, of the geometry's map_shape, is False in cells that only ignored pixels or padding feed.
-    gain undoes the blur's loss into invalid cells: valid / blurred(valid).
+    gain undoes the blur's loss into invalid cells: valid / blurred(valid). A frame's score is the mean of
+    its `top` highest tile scores.
     """
 
-    def __init__(self, geometry: Geometry, valid: npt.NDArray[np.bool_], sigma_cells: float) -> None:
+    def __init__(
+        self, geometry: Geometry, valid: npt.NDArray[np.bool_], sigma_cells: float, top: int = 1
+    ) -> None:
         rows, columns = geometry.map_shape
-        self.geometry, self.valid = geometry, valid
+        self.geometry, self.valid, self.top = geometry, valid, top
         self.join_rows = join_matrix(geometry.rows, geometry.cell)
         self.join_columns = join_matrix(geometry.columns, geometry.cell)
         self.smooth_rows = smoothing_matrix(rows, sigma_cells)
@@ -171,3 +174,16 @@ class Joiner:
         mosaic = distances.reshape(cells).transpose(0, 2, 1, 3).reshape(self.join_rows.shape[1], -1)
         joined = (self.join_rows @ mosaic @ self.join_columns.T) * self.valid
         return np.asarray((self.smooth_rows @ joined @ self.smooth_columns.T) * self.gain)
+
+    def tile_scores(self, joined: Doubles) -> Doubles:
+        """The highest cell of the joined map within each tile, (tiles,)."""
+        g = self.geometry
+        rows, columns = g.tile_grid
+        corners = [(top // g.cell, left // g.cell) for top in g.rows.offsets for left in g.columns.offsets]
+        return np.array([joined[top : top + rows, left : left + columns].max() for top, left in corners])
+
+    def score(self, joined: Doubles) -> float:
+        """The frame's, of its joined map."""
+        if self.top == 1:
+            return float(joined.max())
+        return float(np.sort(self.tile_scores(joined))[-self.top :].mean())

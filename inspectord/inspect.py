@@ -42,7 +42,7 @@ class Inspector:
     ) -> None:
         self.recipe = recipe
         self.device = device or recipe.spec.runtime.device
-        precision = recipe.spec.runtime.precision
+        precision = recipe.spec.runtime.hint
         self._compiled = compile_model(recipe.model_path, self.device, precision, threads, cache_dir)
         self._request = self._compiled.create_infer_request()
         self._shapes = {name: tuple(self._compiled.output(name).shape) for name in OUTPUTS}

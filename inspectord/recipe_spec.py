@@ -89,8 +89,24 @@ class RuntimeSpec(Part):
     """The device and precision that the limits were calibrated with."""
 
     device: Text
-    precision: Literal["f32", "bf16", "f16"]
+    precision: Literal["f32", "bf16", "f16", "int8"]  # int8: of the network, by quantisation in its graph
+    rest: Literal["f32", "bf16", "f16"] | None = None  # with int8: of all that stays in floating point
     openvino: Text
+
+    @model_validator(mode="after")
+    def _rest_with_int8(self) -> RuntimeSpec:
+        if (self.rest is None) == (self.precision == "int8"):
+            raise ValueError("runtime.rest goes with precision int8, and only with it")
+        return self
+
+    @property
+    def hint(self) -> str:
+        """OpenVINO's precision: 8 bits are written in the graph, so it decides the rest."""
+        return self.rest or self.precision
+
+    @property
+    def words(self) -> str:
+        return self.precision + (f", the rest in {self.rest}" if self.rest else "")
 
 
 class Limits(Part):

@@ -70,13 +70,13 @@ def test_held_out_folds_equal_refitting_without_the_fold(samples):
         assert np.isclose(found[4, i], expected, rtol=1e-9)
 
 
-def fit_in_blocks(samples, folder, block, golden=(0, 7)):
+def fit_in_blocks(samples, folder, block, golden=(0, 7), halved=False):
     positions, frames, d = samples.shape
     folder.mkdir()
     features = Spool(folder, frames, positions, d, block)
     for i in range(frames):
         features.write_frame(i, samples[:, i].astype(np.float32))
-    writer = heads.WhiteningWriter(folder, positions, d)
+    writer = heads.WhiteningWriter(folder, positions, d, halved)
     away = Spool(folder, frames, positions, 1, block)
     inside = Spool(folder, len(golden), positions, 1, block)
     folds = Folds(np.arange(frames), np.ones(frames, bool))
@@ -84,11 +84,20 @@ def fit_in_blocks(samples, folder, block, golden=(0, 7)):
     return writer, away, inside
 
 
-def head_distances(writer, embeddings):
+def head_distances(writer, embeddings, precision="f32"):
     entry = op.parameter(list(embeddings.shape), ov.Type.f32)
     model = ov.Model([op.result(writer.build(entry.output(0)))], [entry], "head")
-    settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 2}
+    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 2}
     return ov.Core().compile_model(model, "CPU", settings)([embeddings])[0]
+
+
+def test_matrices_stored_in_bf16_give_the_same_in_a_graph_that_computes_so(samples, tmp_path):
+    whole, _, _ = fit_in_blocks(samples, tmp_path / "whole", 6)
+    halved, _, _ = fit_in_blocks(samples, tmp_path / "halved", 6, halved=True)
+    x = samples[:, 7].astype(np.float32)
+    assert np.array_equal(head_distances(whole, x, "bf16"), head_distances(halved, x, "bf16"))
+    assert np.allclose(head_distances(halved, x), head_distances(whole, x), rtol=0.02)
+    assert not np.array_equal(head_distances(halved, x), head_distances(whole, x))
 
 
 def test_the_width_of_blocks_changes_nothing(samples, tmp_path):

@@ -13,7 +13,8 @@ from openvino import opset15 as op
 from calibrate import bank as banks
 from calibrate import candidates, coreset, patchcore
 from calibrate.bank import Bank
-from calibrate.candidates import Candidates, Sizes, members_of, projection
+from calibrate.candidates import Candidates, Ground, Sizes, members_of, projection
+from calibrate.cli import main
 from calibrate.coreset import Cover, room
 from calibrate.fit import _embeddings, _joiner, _request, estimate, fit, prepare
 from calibrate.graph import feature_model, position_cells
@@ -22,6 +23,7 @@ from calibrate.levels import plain
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.progress import Silent
+from calibrate.reweight import Reweighted
 from calibrate.tiles import plan
 from inspectord.errors import FitError
 from inspectord.inspect import Inspector, check_golden, compile_model
@@ -62,7 +64,8 @@ def test_the_coreset_is_that_of_the_plain_algorithm_whatever_the_pool(values, po
     monkeypatch.setattr(coreset, "MEMBERS_AT_ONCE", 16)
     monkeypatch.setattr(coreset, "POINTS_AT_ONCE", 500)
     cover = Cover(points_of(values), np.arange(1200) % 3)
-    cover.grow(150, first=11)
+    cover.join(np.array([11]))
+    cover.grow(150)
     members, radius = plain_greedy(values, 150, 11)
     assert cover.members == members
     assert np.isclose(np.sqrt(cover.radius()), radius, rtol=1e-4)
@@ -72,14 +75,16 @@ def test_no_patch_is_taken_twice_though_rounding_puts_it_away_from_itself(monkey
     monkeypatch.setattr(coreset, "ALIKE", 0.0)
     wide = np.random.default_rng(0).standard_normal((60, 300)).astype(np.float32)
     cover = Cover(points_of(np.repeat(wide, 2, axis=0)), np.zeros(120, np.int64))
-    cover.grow(120, first=5)
+    cover.join(np.array([5]))
+    cover.grow(120)
     assert len(set(cover.members)) == len(cover.members) >= 60
 
 
 def test_patches_that_repeat_themselves_are_taken_once():
     few = np.random.default_rng(0).standard_normal((20, 4)).astype(np.float32)
     cover = Cover(points_of(np.repeat(few, 30, axis=0)), np.zeros(600, np.int64))
-    cover.grow(100, first=5)
+    cover.join(np.array([5]))
+    cover.grow(100)
     assert len(cover.members) == 20
 
 
@@ -90,7 +95,8 @@ def test_without_a_fold_nothing_of_it_is_kept_and_all_others_are_covered_as_clos
     monkeypatch.setattr(coreset, "POOL", pool)
     group = np.arange(1200) // 300
     cover = Cover(points_of(values), group)
-    cover.grow(100, first=0)
+    cover.join(np.array([0]))
+    cover.grow(100)
     radius = np.sqrt(cover.radius())
     for fold in range(4):
         members = cover.without(fold)
@@ -108,7 +114,8 @@ def test_a_fold_that_alone_holds_a_kind_of_patch_is_far_from_its_own_bank(values
     strange[:40] += 50
     group = np.arange(1200) // 300
     cover = Cover(points_of(strange), group)
-    cover.grow(100, first=0)
+    cover.join(np.array([0]))
+    cover.grow(100)
     without = strange[cover.without(0)]
     assert np.linalg.norm(strange[:40, None] - without[None], axis=2).min() > 20
     assert np.linalg.norm(strange[:40, None] - strange[cover.members][None], axis=2).min(axis=1).max() < 10
@@ -262,8 +269,8 @@ def test_tiles_masks_copies_places_and_projection_end_in_a_recipe_that_passed_it
 
 
 def test_a_graph_that_disagrees_with_the_bank_is_never_published(good, tmp_path, monkeypatch):
-    honest = Bank._blocks
-    monkeypatch.setattr(Bank, "_blocks", lambda self, x: honest(self, x)[:-1] or honest(self, x))
+    honest = Bank.squared
+    monkeypatch.setattr(Bank, "squared", lambda self, x: honest(self, x)[:-1] or honest(self, x))
     with pytest.raises(FitError, match="differ"):
         run(good, tmp_path, coreset="600")
     assert not (tmp_path / "recipes" / "flange" / "0001").exists()
@@ -292,7 +299,7 @@ def test_what_is_ignored_teaches_nothing(good, tmp_path):
     """Only cells that see a pixel that counts have patches in the bank."""
     half = (((0, 0), (47, 0), (47, 79), (0, 79)),)
     ready = prepared(good, tmp_path, ignore_polygons=half, coreset="50%")
-    drawn = Candidates(ready, Sizes.of(ready))
+    drawn = Candidates(Ground.of(ready), Sizes.of(ready))
     for sample in range(24):
         drawn.take(sample, np.zeros((ready.positions, ready.reduction.dimensions), np.float32))
     columns = ready.geometry.map_shape[1]
@@ -365,3 +372,65 @@ def test_a_resnet_gives_its_second_and_third_stage_unless_asked_otherwise():
 def test_an_unknown_kind_names_those_there_are():
     with pytest.raises(FitError, match="padim or patchcore"):
         open_kind("nearest")
+
+
+# --- the re-weighted score ---
+
+
+def plain_score(x, members, neighbours):
+    """Roth et al. 2022, eq. 6 and 7, of patches x (n, d), with nothing but numpy."""
+    away = np.linalg.norm(x[:, None] - members[None], axis=2)
+    farthest = away.min(axis=1).argmax()
+    nearest = away[farthest].argmin()
+    company = np.argsort(np.linalg.norm(members - members[nearest], axis=1))[:neighbours]
+    exponents = np.exp(away[farthest, company])
+    return away[farthest, nearest] * (1 - np.exp(away[farthest, nearest]) / exponents.sum())
+
+
+def head_scores(scorer, embeddings):
+    entry = op.parameter(list(embeddings.shape), ov.Type.f32)
+    scores = scorer.build(entry.output(0), scorer.bank.build(entry.output(0)))
+    model = ov.Model([op.result(scores)], [entry], "scores")
+    return compile_model(model, "CPU", "f32", threads=1)([embeddings])[0]
+
+
+@pytest.mark.parametrize("neighbours", [2, 9, 500])
+def test_the_reweighted_score_is_the_papers_tile_by_tile(neighbours, monkeypatch):
+    monkeypatch.setattr(banks, "MEMBERS_AT_ONCE", 16)
+    rng = np.random.default_rng(4)
+    members = (0.4 * rng.standard_normal((50, 6))).astype(np.float32)
+    centre = np.full(6, 30.0, np.float32)
+    embeddings = (0.6 * rng.standard_normal((3 * 20, 6)) + 30).astype(np.float32)
+    counting = np.ones((3, 20), bool)
+    counting[0, 5:] = counting[2] = False
+    scorer = Reweighted(Bank(members, centre, np.zeros((60, 0), np.float32)), counting, neighbours)
+    x = embeddings.astype(np.float64) - centre
+    expected = [plain_score(x[:5], members, neighbours), plain_score(x[20:40], members, neighbours), 0.0]
+    assert np.allclose(head_scores(scorer, embeddings), expected, rtol=1e-4, atol=1e-6)
+    found = scorer.score(embeddings, scorer.bank.distances(embeddings))
+    assert np.isclose(found, max(expected), rtol=1e-6)
+
+
+def test_a_patch_beside_a_lonely_member_counts_for_more():
+    crowd = np.array([[0.0, 0], [0.1, 0], [0, 0.1], [0.1, 0.1], [9, 0]], np.float32)
+    bank = Bank(crowd, np.zeros(2, np.float32), np.zeros((1, 0), np.float32))
+    scorer = Reweighted(bank, np.ones((1, 1), bool), 4)
+    beside = [np.array([[x, -0.5]], np.float32) for x in (0.0, 9.0)]
+    crowded, lonely = (scorer.score(patch, bank.distances(patch)) for patch in beside)
+    assert 0.75 * 0.5 <= crowded < 0.9 * lonely <= 0.5
+
+
+def test_a_reweighted_recipe_passes_its_gate_and_its_map_peaks_at_the_score(good, tmp_path):
+    recipe = run(good, tmp_path, absolute=True, reweight=9, tile=48)
+    inspector = Inspector(recipe, threads=2)
+    assert check_golden(inspector) <= recipe.spec.golden.tolerance
+    result = inspector.score(read_image(good / "003.png"))
+    assert result.anomaly_map.max() == pytest.approx(result.score, rel=1e-5)
+    assert result.tile_scores.max() == result.score
+    assert recipe.spec.model.parameters["reweight"] == 9
+
+
+def test_reweighting_is_of_plain_distances_only(capsys):
+    words = ["fit", "good", "--product", "p", "--model", "patchcore", "--reweight", "9"]
+    assert main(words) != 0
+    assert "give --absolute with it" in capsys.readouterr().err

@@ -291,7 +291,7 @@ def pretrain(*arguments):
 def test_the_command_trains_exports_and_when_repeated_exports_the_same(folder, tmp_path, capsys, small):
     arguments = (folder, "--out", tmp_path / "run", "--steps", 3, "--threads", 1)
     assert pretrain(*arguments) == 0
-    weights = tmp_path / "run" / command.WEIGHTS
+    weights = tmp_path / "run" / "lite.safetensors"
     said = capsys.readouterr()
     assert said.out == f"weights: {weights}\n"
     assert "15 photographs of 4 classes" in said.err

@@ -11,7 +11,7 @@ import torch
 
 from inspectord.errors import FitError
 
-Identity: TypeAlias = Mapping[str, int | float]  # by name, everything in which two trainings may differ
+Identity: TypeAlias = Mapping[str, int | float | str]  # by name, everything in which two trainings may differ
 TOLD = 3  # differences named in an error
 
 
@@ -30,13 +30,21 @@ def write(path: Path, step: int, identity: Identity, parts: Mapping[str, Part]) 
     states = {name: each.state_dict() for name, each in parts.items()}
     with part.open("wb") as file:  # torch's own writer calls a full disk an internal error
         torch.save({"step": step, "identity": dict(identity), "parts": states}, file)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)
 
 
-def restore(path: Path, identity: Identity, parts: Mapping[str, Part], device: torch.device) -> int:
+def restore(
+    path: Path,
+    identity: Identity,
+    parts: Mapping[str, Part],
+    device: torch.device,
+    otherwise: str = "give another --out",
+) -> int:
     """Give the parts their states back; the steps done, 0 where there is no checkpoint.
 
-    Raises FitError where the file is damaged, or another training's.
+    Raises FitError where the file is damaged, or another training's; otherwise is what else one may do.
     """
     if not path.exists():
         return 0
@@ -50,11 +58,11 @@ def restore(path: Path, identity: Identity, parts: Mapping[str, Part], device: t
     except Exception as error:  # torch raises many kinds; all mean the same to the user
         raise FitError(
             f"{path} is damaged or of another version ({type(error).__name__}); "
-            "remove it to begin anew, or give another --out"
+            f"remove it to begin anew, or {otherwise}"
         ) from error
     if others:
         told = ", ".join(others[:TOLD]) + (f" and {len(others) - TOLD} more" if len(others) > TOLD else "")
-        raise FitError(f"{path} is another training's: {told}; go on as it began, or give another --out")
+        raise FitError(f"{path} is another training's: {told}; go on as it began, or {otherwise}")
     return step
 
 

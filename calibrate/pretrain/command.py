@@ -1,19 +1,22 @@
-"""calibrate pretrain: from a corpus of photographs to a weights file for --backbone bundled."""
+"""calibrate pretrain: from a corpus of photographs to a weights file for --weights."""
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from calibrate.pretrain.corpus import read_corpus, with_designs
+from calibrate.pretrain.distil import SETTINGS as DISTILLING
+from calibrate.pretrain.distil import Distilling, export_teacher
 from calibrate.pretrain.export import export
 from calibrate.pretrain.train import Settings, Training
 from calibrate.progress import Progress
 from inspectord.errors import FitError
 
-WEIGHTS = "lite.safetensors"
+WEIGHTS = {"lite": "lite.safetensors", "pdn-s": "teacher_small.safetensors"}
 DESIGNS = 32  # of each family of scenes
 TELL_EVERY = 100  # steps
 
@@ -30,18 +33,29 @@ def pretrain(options: argparse.Namespace, progress: Progress) -> Path:
         raise FitError(f"{options.out} can't be a folder, a file is there; give another --out") from error
     corpus = read_corpus(options.corpus, options.without)
     progress.note(f"{len(corpus.images)} photographs of {len(corpus.names)} classes")
-    settings = Settings(steps=options.steps, rate=options.rate, seed=options.seed)
+    settings = _settings(options)
     corpus = with_designs(corpus, DESIGNS)
-    training = Training(corpus, settings, options.out, options.device)
+    learns = Distilling if options.network == "pdn-s" else Training
+    training = learns(corpus, settings, options.out, options.device)
     if training.step:
         progress.note(f"continuing after step {training.step}")
     _run(training, settings.steps, progress)
-    weights: Path = options.out / WEIGHTS
-    export(training.averaged.backbone, corpus, weights)
+    weights: Path = options.out / WEIGHTS[options.network]
+    if isinstance(training, Training):
+        export(training.averaged.backbone, corpus, weights)
+    else:
+        export_teacher(training.network, weights)
     return weights
 
 
-def _run(training: Training, steps: int, progress: Progress) -> None:
+def _settings(options: argparse.Namespace) -> Settings:
+    chosen = replace(
+        DISTILLING if options.network == "pdn-s" else Settings(), steps=options.steps, seed=options.seed
+    )
+    return chosen if options.rate is None else replace(chosen, rate=options.rate)
+
+
+def _run(training: Training | Distilling, steps: int, progress: Progress) -> None:
     sums: dict[str, float] = {}
     tracked = progress.track(training.run(), "training", steps - training.step)
     for number, losses in enumerate(tracked, start=1):

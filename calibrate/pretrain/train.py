@@ -115,7 +115,7 @@ class Training:
             "average": self._average,
             "optimiser": self._optimiser,
         }
-        self._identity = _identity(corpus, settings)
+        self._identity = identity_of(corpus, settings)
         self.step = checkpoint.restore(self._checkpoint, self._identity, self._parts, self._device)
 
     @property
@@ -147,7 +147,7 @@ class Training:
     def _one(self, drawn: Drawn) -> dict[str, float]:
         settings, step = self._settings, self.step
         for group in self._optimiser.param_groups:
-            group["lr"] = settings.rate * _schedule(step, settings.steps)
+            group["lr"] = settings.rate * schedule(step, settings.steps)
         self._trainee.train()
         losses = self._losses(*drawn)
         total = losses["stage3"] + 0.5 * (losses["stage1"] + losses["stage2"] + losses["single"])
@@ -180,14 +180,14 @@ def _told(logits: Tensor, classes: Tensor) -> Tensor:
     return loss / has
 
 
-def _identity(corpus: Corpus, settings: Settings) -> checkpoint.Identity:
+def identity_of(corpus: Corpus, settings: Settings) -> checkpoint.Identity:
     """What another run must share to continue this one."""
     counts = np.bincount(corpus.classes).tolist()
     images = {f"images of {name}": n for name, n in zip(corpus.names, counts, strict=True)}
     return asdict(settings) | images
 
 
-def _schedule(step: int, steps: int) -> float:
+def schedule(step: int, steps: int) -> float:
     """Linear warm-up, then half a cosine."""
     if step < WARM_UP:
         return (step + 1) / WARM_UP

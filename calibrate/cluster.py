@@ -1,0 +1,134 @@
+"""Units of work on a cluster of dask.distributed: everything they need travels with them.
+
+No file system is shared, and nothing stays on a worker: the scheduler holds a unit's arguments until its
+result is fetched, so that a unit whose worker died is computed elsewhere. Whoever reaches the scheduler can
+run code on all workers; dask's `dask scheduler` neither asks who calls nor encrypts, so it belongs into a
+network of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, TypeVar
+
+from calibrate.parallel import Unit, alone, in_order
+from inspectord import __version__
+from inspectord.errors import FitError
+
+R = TypeVar("R")
+SCHEME = "dask://"
+ANSWER_S = 10.0  # for the scheduler, and for a first worker to be there
+AHEAD = 2  # units a thread of a worker: the next one travels while one is computed
+# What results depend on. dask asks for its own version itself.
+PACKAGES = ("numpy", "scipy", "torch")  # torch for some kinds only
+
+
+class Cluster:
+    """Workers of the scheduler at dask://host:port. Raises FitError where none are, or of other versions."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address
+        try:
+            from distributed import Client
+        except ModuleNotFoundError as error:
+            if error.name not in ("distributed", "dask"):
+                raise
+            raise FitError("--on needs dask: `pip install 'inspectord[cluster]'`, or give --jobs") from error
+        try:
+            # Not the default client: nothing else in this process is to find itself on a cluster.
+            self._client = Client(
+                "tcp://" + address.removeprefix(SCHEME), timeout=ANSWER_S, set_as_default=False
+            )
+        except (OSError, TimeoutError, ValueError) as error:
+            raise FitError(
+                f"no dask scheduler answers at {address}; start one there with `dask scheduler`, or give "
+                "--jobs to fit on this box"
+            ) from error
+
+    def __enter__(self) -> Cluster:
+        try:
+            self._check()
+        except BaseException:
+            self._client.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._client.close()
+
+    def run(self, function: Callable[..., R], units: Iterable[Unit]) -> Iterator[R]:
+        from dask import config
+        from distributed import KilledWorker
+
+        run, ours = uuid.uuid4().hex[:8], installed()
+        numbered = ((number, *unit) for number, unit in enumerate(units))
+
+        def submit(unit: Unit) -> Any:
+            number, *arguments = unit
+            # It says "consider scattering", but what is scattered to a worker is lost with it.
+            with config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+                key = f"calibrate-{run}-{number}"
+                return self._client.submit(computed, ours, function, tuple(arguments), key=key, pure=False)
+
+        try:
+            yield from in_order(submit, numbered, AHEAD * sum(self._client.nthreads().values()))
+        except ModuleNotFoundError as error:
+            raise FitError(f"a worker of {self._address} lacks {error.name}; install it there") from error
+        except KilledWorker as error:
+            raise FitError(
+                f"workers of {self._address} died again and again at the same unit, most likely for memory; "
+                "give a smaller --memory-mb or --tile, or workers with more"
+            ) from error
+        except (CancelledError, asyncio.CancelledError, OSError) as error:
+            raise FitError(
+                f"the dask scheduler at {self._address} is gone; start it, and fit again"
+            ) from error
+
+    def _check(self) -> None:
+        """Workers are there, and have what this box has."""
+        try:
+            self._client.wait_for_workers(1, timeout=ANSWER_S)
+        except TimeoutError as error:
+            raise FitError(
+                f"the dask scheduler at {self._address} has no workers; start some with "
+                f"`dask worker tcp://{self._address.removeprefix(SCHEME)} --nthreads 1`"
+            ) from error
+        for worker, theirs in self._client.run(installed, on_error="return").items():
+            if isinstance(theirs, ModuleNotFoundError):
+                raise FitError(f"worker {worker} lacks {theirs.name}; install inspectord {__version__} there")
+            if isinstance(theirs, BaseException):
+                raise FitError(f"worker {worker} does not run what it is given: {theirs}")
+            _same(theirs, installed(), worker)
+
+
+def installed() -> dict[str, str | None]:
+    """What is installed here, by name; None where a package is not."""
+    found: dict[str, str | None] = {"inspectord": __version__, "python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = None
+    return found
+
+
+def computed(wanted: dict[str, str | None], function: Callable[..., R], unit: Unit) -> R:
+    """function(*unit), on a worker; of those that came late nobody has asked yet what they have."""
+    _same(installed(), wanted, platform.node())
+    return alone(function, unit)
+
+
+def _same(theirs: dict[str, str | None], ours: dict[str, str | None], worker: str) -> None:
+    """Raises FitError where results might differ."""
+    for name, mine in ours.items():
+        other = theirs[name]
+        if None not in (mine, other) and other != mine:
+            raise FitError(
+                f"worker {worker} has {name} {other}, this box {mine}; install the same there, or results "
+                "would not be the same"
+            )

@@ -1,0 +1,169 @@
+"""The kinds efficientad-s, -m and -lite: a network is trained, then compiled as any other.
+
+One network is trained, on all good frames but the held-out ones: these say when to stop, what errors are
+usual, and what the limit is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from calibrate.efficientad.agreement import check_agreement
+from calibrate.efficientad.backbone import Identity, Network, device_of, network_of, tile_shape
+from calibrate.efficientad.foresee import Noise, training_mb
+from calibrate.efficientad.inputs import Tiles
+from calibrate.efficientad.per_tile import apart_mb, one_thread, train_apart
+from calibrate.efficientad.place import Place, identity_of
+from calibrate.efficientad.settings import settings_of
+from calibrate.efficientad.teachers import open_teacher
+from calibrate.efficientad.train import Training
+from calibrate.folds import Indices
+from calibrate.graph import Reduction, feature_model
+from calibrate.kinds import Cost, Kind, Learned
+from calibrate.options import FitOptions
+from calibrate.progress import Progress
+from calibrate.spool import Scratch, Spool
+from inspectord.errors import FitError
+from inspectord.inspect import Floats
+
+if TYPE_CHECKING:
+    from calibrate.fit import Plan
+
+HELD_OUT = "1/5"  # of the good frames
+
+
+class EfficientAD(Kind):
+    """One of the three."""
+
+    locally_aware = False
+    precisions: tuple[str, ...] = ("f32", "bf16", "f16")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def backbone(self, options: FitOptions) -> Network:
+        if options.threads:
+            torch.set_num_threads(options.threads)
+        # Alike on every box that trains a tile.
+        threads = 1 if options.per_tile else options.threads
+        teacher = open_teacher(self.name, options.weights, threads)
+        return Network(self.name, teacher, options.seed)
+
+    def folds(self, how: str, frames: int) -> str:
+        """One frame in so many is held out, all by one training."""
+        if how == "run":
+            raise FitError(
+                f"--folds run would take one training for each run, and {self.name} takes long for one; "
+                "give a number: one frame in so many is held out"
+            )
+        return HELD_OUT if how == "loo" else f"1/{how}"
+
+    def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
+        return Reduction((np.arange(1),))
+
+    def needs(self, plan: Plan) -> Indices:
+        return np.union1d(np.flatnonzero(plan.folds.measured), plan.checked)
+
+    def cost(self, plan: Plan, peak_mb: float) -> Cost:
+        """Raises FitError where training would not fit into memory."""
+        network, options, settings = network_of(plan), plan.options, settings_of(plan.options)
+        shape = tile_shape(plan)
+        detector = network.untrained(*shape[1:])
+        memory = peak_mb + training_mb(detector, shape, settings.batch) + apart_mb(plan, detector, shape)
+        if memory > options.memory_mb:
+            raise FitError(
+                f"training on tiles of {shape[2]}x{shape[1]} pixels would take {memory:.0f} MB, --memory-mb "
+                f"allows {options.memory_mb}; give --memory-mb {math.ceil(memory)}, or a smaller --tile or "
+                "--resize" + (", or fewer --jobs" if options.jobs > 1 else "")
+            )
+        one = np.zeros(1, np.int64)
+        with one_thread() if options.per_tile else nullcontext():
+            each = Training(detector, Noise(shape), one, one, settings, device_of(plan)).seconds_a_step()
+        steps = settings.steps or max(1, int((settings.minutes or 0) * 60 / each))
+        networks = plan.geometry.tiles if options.per_tile else 1
+        weights = networks * sum(value.numel() for value in detector.trained.state_dict().values())
+        return Cost(
+            recipe_mb=4 * weights / 1e6,
+            disk_mb=4 * plan.samples * plan.geometry.tiles * math.prod(shape) / 1e6 + 16 * weights / 1e6,
+            memory_mb=memory,
+            seconds=networks * steps * each * 1.1 / min(options.jobs, networks) + 10,
+            about=(f"trains networks for each of {networks} tiles, each " if networks > 1 else "trains ")
+            + f"on {int((plan.folds.of_frame == 0).sum())} frames for {steps:,} steps of "
+            f"{each:.2g} s; {int(plan.folds.measured.sum())} frames are held out",
+        )
+
+    def trained(self, plan: Plan, progress: Progress) -> Plan:
+        """The plan with the trained network in its graph. Raises FitError where training fails, or where the
+        compiled graph and the network as it was trained disagree.
+        """
+        with Scratch() as folder:
+            everything = progress.track(range(plan.samples), "cutting tiles")
+            tiles = Tiles(plan, (plan.sample(number) for number in everything), folder)
+            whole = (train_apart if plan.options.per_tile else _train)(plan, tiles, progress)
+            tiles.close()
+        graph = feature_model(plan.frame, plan.geometry, whole, plan.reduction, plan.region.ignored)
+        plan = dataclasses.replace(plan, backbone=whole, graph=graph)
+        check_agreement(plan)
+        return plan
+
+    def learn(
+        self,
+        plan: Plan,
+        embeddings: Iterable[Floats],
+        folder: Path,
+        progress: Progress,
+    ) -> Learned:
+        """The map is a distance already: nothing is left to fit."""
+        away, checked = (
+            Spool(folder, count, plan.positions, 1, plan.positions)
+            for count in (int(plan.folds.measured.sum()), len(plan.checked))
+        )
+        place = {sample: number for number, sample in enumerate(np.flatnonzero(plan.folds.measured).tolist())}
+        known = {sample: number for number, sample in enumerate(plan.checked.tolist())}
+        for sample, found in zip(self.needs(plan).tolist(), embeddings, strict=True):
+            if sample in place:
+                away.write_frame(place[sample], found)
+            if sample in known:
+                checked.write_frame(known[sample], found)
+        return Learned(Identity(), away, checked, network_of(plan).facts)
+
+    def published(self, plan: Plan) -> None:
+        place = network_of(plan).place
+        if place is not None:
+            place.remove()
+
+
+def _train(plan: Plan, tiles: Tiles, progress: Progress) -> Network:
+    """Train, or go on where a killed training of the same was."""
+    network, settings = network_of(plan), settings_of(plan.options)
+    teaching, held_out = np.flatnonzero(plan.folds.of_frame == 0), np.flatnonzero(plan.folds.measured)
+    training = Training(
+        network.untrained(*tiles.shape[1:]),
+        tiles,
+        tiles.of(teaching),
+        tiles.of(held_out),
+        settings,
+        device_of(plan),
+    )
+    identity = identity_of(plan, settings, tiles.digest, network.digest)
+    place = Place(plan.options.recipes_dir, plan.options.product, identity)
+    with place:
+        place.tell_of_others(progress)
+        training.begin(place.checkpoint, place.identity)
+        if training.step:
+            progress.note(f"continuing after step {training.step} of {training.course.steps}")
+        for _ in progress.track(training.run(), "training", training.course.steps - training.step):
+            pass
+    course = training.course
+    if course.stopped:
+        progress.note(f"the error on held-out frames is lowest after step {course.best_step}: trained enough")
+    training.finish()
+    return network.finished(training, place)

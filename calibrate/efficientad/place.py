@@ -1,0 +1,79 @@
+"""Where a training keeps its checkpoint: a folder beside the product's recipes, gone once it is published."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import openvino as ov
+import torch
+
+from calibrate.efficientad.settings import Settings
+from calibrate.pretrain.checkpoint import Identity
+from calibrate.progress import Progress
+from inspectord.errors import FitError
+
+if TYPE_CHECKING:
+    from calibrate.fit import Plan
+
+SAVED = "checkpoint.pt"
+
+
+def identity_of(plan: Plan, settings: Settings, tiles: str, teacher: str) -> Identity:
+    """Everything in which two trainings may differ: what is learned, from whom, on which tiles, and how."""
+    held_out = hashlib.sha256(plan.folds.of_frame.tobytes()).hexdigest()
+    settings_ = {name: value for name, value in dataclasses.asdict(settings).items() if value is not None}
+    return {
+        "model": plan.kind.name,
+        # Another sum's order, and a resumed training would end elsewhere.
+        "threads": 1 if plan.options.per_tile else torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "openvino": ov.__version__,
+        "teacher": teacher,
+        "tiles": tiles,
+        "held out": held_out,
+        "device": plan.options.train_device,
+        **settings_,
+    }
+
+
+class Place:
+    """A training's own folder, named by what it is: another training never finds it."""
+
+    def __init__(self, recipes_dir: Path, product: str, identity: Identity) -> None:
+        digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+        self.identity = identity
+        self.folder = recipes_dir / product / f".{identity['model']}-{digest[:8]}.training"
+        self.checkpoint = self.folder / SAVED
+
+    def __enter__(self) -> Place:
+        """Raises FitError while another process trains the same."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise FitError(f"can't write {self.folder}: {error.strerror}; give another --recipes") from error
+        self._held = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(self._held)
+            raise FitError(f"another fit trains the same in {self.folder}; wait for it, or end it") from error
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        os.close(self._held)
+
+    def tell_of_others(self, progress: Progress) -> None:
+        """Folders of trainings on other frames or with other options."""
+        found = self.folder.parent.glob(f".{self.identity['model']}-*.training")
+        for path in sorted(path for path in found if path != self.folder):
+            progress.note(f"{path} is of other frames or options; remove it where nobody needs it")
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,0 +1,273 @@
+"""EfficientAD's training: algorithm 1 of the paper, with checkpoints, a budget and an early end.
+
+What a step draws depends on the seed and its number alone, so that a run which was killed ends as if it had
+not been: on a CPU bit by bit.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from calibrate.efficientad.detector import QUANTILES, Detector, Trained
+from calibrate.efficientad.inputs import Others, recoloured
+from calibrate.efficientad.settings import Settings
+from calibrate.folds import Indices
+from calibrate.pretrain import checkpoint
+from inspectord.errors import FitError
+
+SAVE_EVERY_S = 60.0
+NORMALISED_BY = 400  # tiles at most that give the teacher's mean and spread
+CHECKED = 64  # held-out tiles at most that a check looks at
+MEASURED = 512  # held-out tiles at most that give the quantiles
+CHECKS = 20  # over the whole schedule
+PATIENCE = 5  # checks without a better one that end the training
+TIMED_S = 2.0  # of steps, to know how long one takes
+FOR_STEPS = 0.9  # of the minutes; the rest goes to checks
+
+
+class Source(Protocol):
+    """inputs.Tiles, as far as training goes."""
+
+    shape: list[int]  # of a tile: channels, height, width
+
+    def read(self, numbers: Indices) -> Tensor: ...
+
+
+@dataclass
+class Course:
+    """How far a training came: a part of its checkpoint."""
+
+    steps: int = 0  # in all; 0: not known yet
+    best: float = math.inf  # the student's mean error on held-out tiles
+    best_step: int = 0
+    waited: int = 0  # checks since
+    kept: dict[str, Any] = field(default_factory=dict)  # Trained's state at best_step
+
+    @property
+    def stopped(self) -> bool:
+        return self.waited >= PATIENCE
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        vars(self).update(state_dict)
+
+
+class Training:
+    """One run. teaching and held_out are numbers of tiles."""
+
+    def __init__(
+        self,
+        detector: Detector,
+        tiles: Source,
+        teaching: Indices,
+        held_out: Indices,
+        settings: Settings,
+        device: torch.device,
+    ) -> None:
+        self._tiles, self._settings, self._device = tiles, settings, device
+        self._teaching, self._held_out = teaching, held_out
+        trained = detector.trained.to(device, memory_format=torch.channels_last)
+        self.detector = Detector(detector.teacher.to(device), trained, detector.border)
+        _, height, width = tiles.shape
+        self._others = Others(height, width, settings.seed)
+        kind = torch.optim.AdamW if settings.decoupled else torch.optim.Adam
+        self._optimiser = kind(trained.parameters(), lr=settings.rate, weight_decay=settings.decay)
+        self._mixed = settings.mixed and _computes_in_bfloat16(device)
+        self.step, self.course = 0, Course()
+        self._path: Path | None = None
+
+    @property
+    def trained(self) -> Trained:
+        return self.detector.trained
+
+    @property
+    def _parts(self) -> dict[str, checkpoint.Part]:
+        return {"trained": self.trained, "optimiser": self._optimiser, "course": self.course}
+
+    def begin(self, path: Path, identity: checkpoint.Identity) -> None:
+        """Take up the checkpoint at path, else make the first one there; it is kept from now on.
+
+        Raises FitError where it is damaged or another training's.
+        """
+        self._path, self._identity = path, identity
+        otherwise = "give another --seed"
+        self.step = checkpoint.restore(path, identity, self._parts, self._device, otherwise)
+        if self.course.steps:
+            return
+        self._normalise()
+        self.course.steps = self._settings.steps or self._affordable()
+        self.save()
+
+    def save(self) -> None:
+        assert self._path is not None
+        checkpoint.write(self._path, self.step, self._identity, self._parts)
+
+    def run(self) -> Iterator[dict[str, float]]:
+        """Train to the end; give the losses of every step. Raises FitError where they stop being finite."""
+        saved = time.monotonic()
+        every = max(1, self.course.steps // CHECKS)
+        while self.step < self.course.steps and not self.course.stopped:
+            losses = self._learn(*self._draw(), self._settings.rate_at(self.step, self.course.steps))
+            self.step += 1
+            if self.step % every == 0 or self.step == self.course.steps:
+                self._check()
+            if time.monotonic() - saved >= SAVE_EVERY_S:
+                self.save()
+                saved = time.monotonic()
+            yield losses
+        self.save()
+
+    def finish(self) -> None:
+        """Take the best networks, and measure what normalises their errors."""
+        self.trained.load_state_dict(self.course.kept)
+        self.trained.eval()
+        found: tuple[list[Tensor], list[Tensor]] = ([], [])
+        with torch.no_grad():
+            for images in self._batches(_spread(self._held_out, MEASURED)):
+                for kept, errors in zip(found, self.detector.errors(images), strict=True):
+                    kept.append(errors.flatten().cpu())
+        rows = [np.quantile(torch.cat(kept).numpy(), QUANTILES) for kept in found]
+        self.trained.quantiles.copy_(torch.from_numpy(np.array(rows)))
+        self.trained.usual.fill_(1.0)
+        weights = self.detector.weights.tolist()
+        self.trained.usual.fill_(
+            sum(w * float(torch.cat(k).mean()) for w, k in zip(weights, found, strict=True))
+        )
+
+    def seconds_a_step(self) -> float:
+        """Of learning alone, for the scenes are drawn once; the networks are not the same afterwards."""
+        taken: list[float] = []
+        while len(taken) < 3 or sum(taken[1:]) < TIMED_S:
+            drawn = self._draw()
+            began = time.perf_counter()
+            self._learn(*drawn, rate=0.0)
+            taken.append(time.perf_counter() - began)
+            self.step += 1
+        return float(np.median(taken[1:]))
+
+    def _affordable(self) -> int:
+        spare = dataclasses.replace(self.detector, trained=copy.deepcopy(self.trained))
+        sample = Training(spare, self._tiles, self._teaching, self._held_out, self._settings, self._device)
+        minutes = self._settings.minutes or 0.0
+        return max(1, int(FOR_STEPS * minutes * 60 / sample.seconds_a_step()))
+
+    def _normalise(self) -> None:
+        """Mean and spread of the teacher's channels over good tiles; section 3.1."""
+        sums = torch.zeros(2, len(self.trained.mean), dtype=torch.float64, device=self._device)
+        count = 0
+        for images in self._batches(_spread(self._teaching, NORMALISED_BY)):
+            with torch.no_grad():
+                features = self.detector.teacher(images).double().transpose(0, 1).flatten(1)
+            sums += torch.stack([features.sum(1), features.square().sum(1)])
+            count += features.shape[1]
+        mean, square = sums / count
+        spread = (square - mean.square()).clamp(min=0).sqrt()
+        self.trained.mean.copy_(mean[:, None, None])
+        # A channel that never moves would count for more than all others; in a still tile none does.
+        least = max(1e-3 * float(spread.max()), 1e-3)
+        self.trained.spread.copy_(spread.clamp(min=least)[:, None, None])
+
+    def _batches(self, numbers: Indices) -> Iterator[Tensor]:
+        size = self._settings.batch
+        for start in range(0, len(numbers), size):
+            yield self._tiles.read(numbers[start : start + size]).to(self._device)
+
+    def _draw(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Good tiles, the same in other colours, and images of other things."""
+        rng = np.random.default_rng((self._settings.seed, self.step))
+        torch.manual_seed(int(rng.integers(2**62)))
+        tiles = self._tiles.read(rng.choice(self._teaching, self._settings.batch))
+        changed, others = recoloured(tiles, rng), self._others.draw(self._settings.batch, rng)
+        return tiles.to(self._device), changed.to(self._device), others.to(self._device)
+
+    def _learn(self, tiles: Tensor, changed: Tensor, others: Tensor, rate: float) -> dict[str, float]:
+        self.trained.train()
+        for group in self._optimiser.param_groups:
+            group["lr"] = rate
+        losses = self._losses(tiles, changed, others)
+        total = torch.stack(list(losses.values())).sum()
+        self._optimiser.zero_grad(set_to_none=True)
+        total.backward()
+        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self._settings.clip)
+        if not torch.isfinite(total + norm):
+            self._stop()
+        self._optimiser.step()
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def _stop(self) -> None:
+        saved = "" if self._path is None else f"; the last good checkpoint is {self._path}: remove it and"
+        raise FitError(
+            f"the loss or its gradient is not finite at step {self.step}{saved or ';'} fit with another "
+            "--seed, or with fewer --steps"
+        )
+
+    def _losses(self, tiles: Tensor, changed: Tensor, others: Tensor) -> dict[str, Tensor]:
+        trained, settings = self.trained, self._settings
+        local, global_ = self.detector.features(tiles), self.detector.features(changed)
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=self._mixed):
+            by_teacher, by_autoencoder = trained.student(torch.cat([tiles, changed])).chunk(2, 1)
+            told = trained.autoencoder(changed)
+            trained.student.eval()  # its batch norms, where it has any, are of good tiles alone
+            strange = trained.student(others)[:, : local.shape[1]]
+        by_teacher, by_autoencoder, told, strange = (
+            each.float() for each in (by_teacher[: len(tiles)], by_autoencoder[len(tiles) :], told, strange)
+        )
+        errors = (local - by_teacher).square()
+        return {
+            "student": settings.hard_weight * hard_mean(errors, settings.hard)
+            + settings.mean_weight * errors.mean(),
+            "others": strange.square().mean(),
+            "autoencoder": (global_ - told).square().mean(),
+            "together": (told - by_autoencoder).square().mean(),
+        }
+
+    def _check(self) -> None:
+        """Keep these networks if the student errs less on held-out tiles than before."""
+        self.trained.eval()
+        sums, count = 0.0, 0
+        with torch.no_grad():
+            for images in self._batches(_spread(self._held_out, CHECKED)):
+                errors, _ = self.detector.errors(images)
+                sums, count = sums + float(errors.double().sum()), count + errors.numel()
+        if not math.isfinite(sums):
+            self._stop()
+        if sums / count < self.course.best:
+            kept = {name: value.clone() for name, value in self.trained.state_dict().items()}
+            self.course = Course(self.course.steps, sums / count, self.step, 0, kept)
+        else:
+            self.course.waited += 1
+
+
+def hard_mean(errors: Tensor, quantile: float) -> Tensor:
+    """Mean of the errors that reach their quantile: equation 1 of the paper.
+
+    By order instead of torch.quantile, which takes no more than 16 million numbers.
+    """
+    flat = errors.flatten()
+    return flat.topk(len(flat) - math.ceil(quantile * (len(flat) - 1))).values.mean()
+
+
+def _spread(numbers: Indices, most: int) -> Indices:
+    """At most so many of them, evenly."""
+    places = np.linspace(0, len(numbers) - 1, min(most, len(numbers)))
+    return numbers[places.astype(np.int64)]
+
+
+def _computes_in_bfloat16(device: torch.device) -> bool:
+    """Emulated, it would be slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16"))

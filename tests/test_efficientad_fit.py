@@ -1,0 +1,475 @@
+"""calibrate fit --model efficientad-...: trained, killed, resumed, refused, published."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from test_efficientad import teacher_file  # noqa: E402
+
+from calibrate import publish  # noqa: E402
+from calibrate.cli import main  # noqa: E402
+from calibrate.efficientad import settings, train  # noqa: E402
+from calibrate.efficientad.detector import Detector, new_detector  # noqa: E402
+from calibrate.efficientad.foresee import Noise  # noqa: E402
+from calibrate.efficientad.place import Place  # noqa: E402
+from calibrate.efficientad.settings import LITE, Settings, settings_of  # noqa: E402
+from calibrate.efficientad.teachers import open_teacher  # noqa: E402
+from calibrate.efficientad.train import Course, Training  # noqa: E402
+from calibrate.fit import estimate, fit, prepare  # noqa: E402
+from calibrate.folds import choose_folds  # noqa: E402
+from calibrate.images import GoodFrame, GoodFrames  # noqa: E402
+from calibrate.options import FitOptions  # noqa: E402
+from calibrate.progress import Silent  # noqa: E402
+from inspectord.errors import FitError  # noqa: E402
+from inspectord.inspect import Inspector, check_golden  # noqa: E402
+from inspectord.recipe import active_recipe  # noqa: E402
+from inspectord.sources.files import read_image  # noqa: E402
+from inspectord.sources.parts import render_part  # noqa: E402
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+FRAMES, HELD_OUT = 32, 10
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch):
+    monkeypatch.setattr(settings, "LITE", dataclasses.replace(LITE, batch=2))
+
+
+@pytest.fixture(scope="module")
+def parts(tmp_path_factory):
+    """A folder of good parts, 96 x 80."""
+    folder = tmp_path_factory.mktemp("parts")
+    for number in range(FRAMES):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
+    return folder
+
+
+def options(folder, tmp_path, **changes):
+    base = FitOptions(
+        product="flange",
+        recipes_dir=tmp_path / "recipes",
+        folders=(folder,),
+        model="efficientad-lite",
+        steps=2,
+        threads=1,
+        activate=False,  # so little training finds nothing, and fit says so
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def run(folder, tmp_path, progress=None, **changes):
+    progress = progress or Silent()
+    return fit(prepare(options(folder, tmp_path, **changes), progress), progress)
+
+
+def trainings(tmp_path):
+    return list((tmp_path / "recipes" / "flange").glob(".*training"))
+
+
+class Wavy:
+    """Tiles that differ little, as those of good parts do."""
+
+    shape = (1, 40, 48)
+
+    def read(self, numbers):
+        rows, columns = torch.meshgrid(torch.arange(40.0), torch.arange(48.0), indexing="ij")
+        wave = 120 + 60 * torch.sin(rows / 5) * torch.cos(columns / 7)
+        noise = [torch.randn(wave.shape, generator=torch.Generator().manual_seed(int(n))) for n in numbers]
+        return (wave + 4 * torch.stack(noise))[:, None].clamp(0, 255)
+
+
+def training(settings=LITE, kind="efficientad-lite", weights=None):
+    teacher = open_teacher(kind, weights, 1)
+    detector = new_detector(kind, teacher, 40, 48, settings.seed)
+    device = torch.device("cpu")
+    return Training(detector, Wavy(), np.arange(40), np.arange(40, 50), settings, device)
+
+
+def short(steps=12, **changes):
+    return dataclasses.replace(LITE, steps=steps, minutes=None, batch=2, **changes)
+
+
+# --- a fit from frames to recipe ---
+
+
+def test_a_fit_gives_an_active_recipe_that_repeats_its_scores_and_rejects_a_scratch(parts, tmp_path):
+    recipe = run(parts, tmp_path, steps=60, activate=True)
+    inspector = Inspector(active_recipe(tmp_path / "recipes", "flange"), threads=1)
+    assert check_golden(inspector) <= 1e-4
+    pixels = read_image(parts / "000.png")
+    cv2.line(pixels, (30, 30), (60, 50), 255, 3)
+    assert inspector.score(pixels).score > recipe.spec.limits.score
+    assert trainings(tmp_path) == []
+
+
+def test_the_recipe_says_how_many_frames_were_held_out_and_only_these_give_the_limit(parts, tmp_path):
+    recipe = run(parts, tmp_path)
+    limits = recipe.spec.limits
+    assert limits.good_parts == HELD_OUT
+    assert limits.folds == (
+        f"{HELD_OUT} of {FRAMES} frames, which taught the network nothing but when to stop and which errors "
+        "are usual"
+    )
+    report = (recipe.path / "report.html").read_text()
+    assert limits.folds in report
+    listed = [path.name for path in parts.iterdir() if f"</small>{path.name}" in report]
+    assert len(listed) == HELD_OUT
+    parameters = recipe.spec.model.parameters
+    assert (parameters["steps"], recipe.spec.model.kind) == (2, "efficientad-lite")
+    low, high = map(float, parameters["student_quantiles"].split())
+    assert 0 < low < high
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"tile": 48, "overlap": 16, "precision": "bf16"}, {"augment": 1, "absolute": True}],
+)
+def test_options_of_every_kind_hold_here_too(parts, tmp_path, changes):
+    recipe = run(parts, tmp_path, **changes)
+    assert check_golden(Inspector(recipe, threads=1)) <= recipe.spec.golden.tolerance
+    assert recipe.spec.limits.good_parts == HELD_OUT
+
+
+def test_efficientad_s_learns_from_the_teacher_of_a_file(parts, tmp_path):
+    weights = teacher_file(tmp_path, "efficientad-s")
+    recipe = run(parts, tmp_path, model="efficientad-s", weights=weights, resize=40, steps=1)
+    assert recipe.spec.model.backbone == "teacher of efficientad-s"
+    assert recipe.spec.tiles.cell_px == 8
+
+
+def test_a_graph_that_disagrees_with_the_network_is_never_published(parts, tmp_path, monkeypatch):
+    honest = Detector.combined
+    monkeypatch.setattr(Detector, "combined", lambda self, images: 1.01 * honest(self, images))
+    with pytest.raises(FitError, match="differs from the trained one's by 0"):
+        run(parts, tmp_path, steps=1)
+    assert not (tmp_path / "recipes" / "flange" / "0001").exists()
+
+
+def test_a_recipe_that_is_stored_but_finds_nothing_leaves_no_checkpoint(parts, tmp_path, monkeypatch):
+    found = publish.find_limit
+    monkeypatch.setattr(publish, "find_limit", lambda *asked: dataclasses.replace(found(*asked), score=1e9))
+    with pytest.raises(FitError, match="stored but not activated"):
+        run(parts, tmp_path, steps=1, activate=True)
+    assert (tmp_path / "recipes" / "flange" / "0001").exists()
+    assert not trainings(tmp_path)
+
+
+# --- a kill ---
+
+KILLED = """
+import sys
+import dataclasses
+from calibrate.cli import main
+from calibrate.efficientad import settings, train
+settings.LITE = dataclasses.replace(settings.LITE, batch=2)
+train.SAVE_EVERY_S = 0
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def command(parts, recipes, *more):
+    asked = ("--product", "flange", "--recipes", str(recipes), "--model", "efficientad-lite")
+    return ["fit", str(parts), *asked, "--threads", "1", "--no-activate", *more]
+
+
+def saved_step(tmp_path):
+    """Of the one training that is under way; 0 before its first checkpoint."""
+    found = [folder / "checkpoint.pt" for folder in trainings(tmp_path)]
+    return torch.load(found[0], weights_only=True)["step"] if found and found[0].exists() else 0
+
+
+def test_a_training_that_was_killed_ends_in_the_recipe_of_one_that_was_not(parts, tmp_path):
+    asked = command(parts, tmp_path / "recipes", "--steps", "16")
+    process = subprocess.Popen([sys.executable, "-c", KILLED, *asked], stderr=subprocess.DEVNULL)
+    end_s = time.monotonic() + 100
+    while saved_step(tmp_path) < 3 and time.monotonic() < end_s:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert 3 <= saved_step(tmp_path) < 16
+    progress = Silent()
+    resumed = run(parts, tmp_path, progress, steps=16)
+    assert any("continuing after step" in note for note in progress.notes)
+    assert trainings(tmp_path) == []
+    whole = run(parts, tmp_path / "whole", steps=16)
+    assert resumed.hash == whole.hash
+
+
+def test_resumed_weights_equal_those_of_an_uninterrupted_run(tmp_path):
+    whole = training(short())
+    whole.begin(tmp_path / "whole.pt", {"of": 1})
+    for _ in whole.run():
+        pass
+    parts = training(short())
+    parts.begin(tmp_path / "parts.pt", {"of": 1})
+    for number, _ in enumerate(parts.run()):
+        if number == 6:
+            parts.save()
+            break
+    resumed = training(short())
+    resumed.begin(tmp_path / "parts.pt", {"of": 1})
+    assert resumed.step == 7
+    for _ in resumed.run():
+        pass
+    for each in (whole, resumed):
+        each.finish()
+    assert resumed.course.best_step == whole.course.best_step
+    for name, value in whole.trained.state_dict().items():
+        assert torch.equal(value, resumed.trained.state_dict()[name]), name
+    other = training(short(seed=1))
+    other.begin(tmp_path / "other.pt", {"of": 1})
+    for _ in other.run():
+        pass
+    ours, theirs = (each.trained.student[-1].weight for each in (whole, other))
+    assert not torch.equal(ours, theirs)
+
+
+def test_a_budget_in_minutes_is_measured_once_and_kept(tmp_path, monkeypatch):
+    first = training(dataclasses.replace(LITE, minutes=0.05, batch=2))
+    monkeypatch.setattr(train, "TIMED_S", 0.01)
+    first.begin(tmp_path / "one.pt", {"of": 1})
+    steps = first.course.steps
+    assert steps > 1
+    monkeypatch.setattr(Training, "seconds_a_step", lambda self: 1.0)
+    again = training(dataclasses.replace(LITE, minutes=0.05, batch=2))
+    again.begin(tmp_path / "one.pt", {"of": 1})
+    assert again.course.steps == steps
+    anew = training(dataclasses.replace(LITE, minutes=0.05, batch=2))
+    anew.begin(tmp_path / "two.pt", {"of": 1})
+    assert anew.course.steps == 2
+
+
+def test_a_training_on_other_frames_or_with_other_options_is_left_alone_and_said(
+    parts, tmp_path, monkeypatch
+):
+    def killed(self):
+        raise KeyboardInterrupt
+        yield
+
+    monkeypatch.setattr(Training, "run", killed)
+    for seed, notes in ((0, 0), (0, 0), (1, 1)):
+        progress = Silent()
+        with pytest.raises(KeyboardInterrupt):
+            run(parts, tmp_path, progress, seed=seed)
+        assert sum("is of other frames or options" in note for note in progress.notes) == notes
+    assert len(trainings(tmp_path)) == 2
+
+
+def test_two_fits_of_the_same_never_train_in_one_place(tmp_path):
+    first, second = (Place(tmp_path, "flange", {"model": "efficientad-lite", "seed": 0}) for _ in range(2))
+    with first, pytest.raises(FitError, match="another fit trains the same"):
+        second.__enter__()
+    with second, Place(tmp_path, "flange", {"model": "efficientad-lite", "seed": 1}):
+        second.remove()
+    assert [folder.name[:17] for folder in (tmp_path / "flange").iterdir()] == [".efficientad-lite"]
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    path.write_bytes(b"half")
+    with pytest.raises(FitError, match=r"checkpoint\.pt is damaged.*remove it to begin anew"):
+        training(short()).begin(path, {"of": 1})
+
+
+# --- what training does ---
+
+
+def test_training_begins_with_the_teachers_channels_at_mean_0_and_spread_1(tmp_path):
+    begun = training(short())
+    begun.begin(tmp_path / "one.pt", {"of": 1})
+    features = begun.detector.features(Wavy().read(np.arange(40))).transpose(0, 1).flatten(1)
+    moving = begun.trained.spread.flatten() > 1e-2 * begun.trained.spread.max()
+    assert float(features.mean(1).abs().max()) < 1e-3
+    assert torch.allclose(features.std(1)[moving], torch.ones(int(moving.sum())), atol=1e-2)
+
+
+def test_training_brings_the_student_closer_to_the_teacher_on_frames_it_never_saw(tmp_path):
+    learner = training(short(40))
+    learner.begin(tmp_path / "one.pt", {"of": 1})
+    errors = []
+    honest = learner._check
+
+    def kept():
+        honest()
+        errors.append(learner.course.best)
+
+    learner._check = kept
+    for _ in learner.run():
+        pass
+    assert errors[-1] < 0.7 * errors[0]
+
+
+def test_the_quantiles_are_those_of_held_out_errors_in_their_order(tmp_path):
+    learner = training(short(4))
+    learner.begin(tmp_path / "one.pt", {"of": 1})
+    for _ in learner.run():
+        pass
+    learner.finish()
+    with torch.no_grad():
+        for errors, (low, high) in zip(
+            learner.detector.errors(Wavy().read(np.arange(40, 50))),
+            learner.trained.quantiles.tolist(),
+            strict=True,
+        ):
+            assert float((errors <= low).float().mean()) == pytest.approx(0.9, abs=0.01)
+            assert float((errors <= high).float().mean()) == pytest.approx(0.995, abs=0.005)
+    first, second = learner.detector.weights.tolist()
+    low, high = learner.trained.quantiles[0].tolist()
+    assert first * (high - low) == pytest.approx(0.05 / float(learner.trained.usual))
+    assert second > 0
+    assert float(learner.detector.combined(Wavy().read(np.arange(40, 50))).mean()) == pytest.approx(1.0, 0.01)
+
+
+def test_training_ends_early_where_held_out_frames_gain_nothing_and_keeps_the_best(tmp_path, monkeypatch):
+    learner = training(short(200))
+    learner.begin(tmp_path / "one.pt", {"of": 1})
+    found = iter([3.0, 2.0, 4.0, 5.0, 2.5, 2.1, 2.2])
+    monkeypatch.setattr(Detector, "errors", lambda self, images: (torch.tensor(next(found)), None))
+    monkeypatch.setattr(Training, "_batches", lambda self, numbers: [None])
+    monkeypatch.setattr(Training, "_learn", lambda *_: {})
+    for _ in learner.run():
+        if learner.step > learner.course.best_step:
+            learner.trained.mean += 1
+    assert (learner.step, learner.course.best_step, learner.course.best) == (70, 20, 2.0)
+    monkeypatch.undo()
+    kept = {name: value.clone() for name, value in learner.course.kept.items()}
+    learner.finish()
+    measured = {"quantiles", "usual"}
+    assert all(torch.equal(learner.trained.state_dict()[n], v) for n, v in kept.items() if n not in measured)
+
+
+@pytest.mark.parametrize("steps", [100, 70_000])
+def test_the_papers_rate_falls_to_a_tenth_after_95_percent(steps):
+    paper = Settings()
+    assert paper.rate_at(int(0.95 * steps) - 1, steps) == 1e-4
+    assert paper.rate_at(int(0.95 * steps), steps) == pytest.approx(1e-5)
+    assert (paper.steps, paper.hard, paper.decay, paper.batch) == (70_000, 0.999, 1e-5, 1)
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_step_and_the_last_good_checkpoint(tmp_path, monkeypatch):
+    learner = training(short())
+    monkeypatch.setattr(train, "SAVE_EVERY_S", 0)
+    path = tmp_path / "one.pt"
+    learner.begin(path, {"of": 1})
+    steps = learner.run()
+    for _ in range(3):
+        next(steps)
+    with torch.no_grad():
+        learner.trained.student[1].conv.weight[0] = torch.inf
+    with pytest.raises(FitError, match=rf"not finite at step 3; the last good checkpoint is {path}.*--seed"):
+        next(steps)
+    state = torch.load(path, weights_only=True)
+    assert state["step"] == 3
+    assert all(value.isfinite().all() for value in state["parts"]["trained"].values())
+
+
+# --- refusals ---
+
+
+def good(count):
+    frames = tuple(GoodFrame(f"{i}.png", f"{i}", "run") for i in range(count))
+    return GoodFrames(frames, (8, 8, 1), letterboxed=False, duplicates=0, skipped=())
+
+
+def test_frames_too_few_to_train_and_to_hold_out_are_refused_with_the_number_needed():
+    with pytest.raises(FitError, match=r"29 good frames are too few.*20 must teach it, and 10 be held out"):
+        choose_folds(good(29), "1/5", 0)
+    choose_folds(good(30), "1/5", 0)
+
+
+@pytest.mark.parametrize(("count", "how", "held_out"), [(30, "1/5", 10), (100, "1/5", 20), (100, "1/4", 25)])
+@pytest.mark.parametrize("augment", [0, 2])
+def test_held_out_frames_lie_all_over_and_their_copies_teach_nothing(count, how, held_out, augment):
+    folds = choose_folds(good(count), how, augment)
+    by_frame = folds.of_frame.reshape(count, 1 + augment)
+    assert (by_frame == by_frame[:, :1]).all()
+    places = np.flatnonzero(by_frame[:, 0] > 0)
+    assert len(places) == held_out
+    assert np.diff(places).max() <= np.ceil(count / held_out)
+    assert np.array_equal(np.flatnonzero(folds.measured), places * (1 + augment))
+
+
+def test_memory_that_would_not_do_is_refused_with_the_estimate(parts, tmp_path):
+    with pytest.raises(FitError, match=r"would take \d+ MB, --memory-mb allows 10; give --memory-mb \d+"):
+        estimate(prepare(options(parts, tmp_path, memory_mb=10), Silent()))
+
+
+def test_the_estimate_says_steps_and_held_out_frames(parts, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "TIMED_S", 0.01)
+    text = " ".join(estimate(prepare(options(parts, tmp_path, memory_mb=4000), Silent())).lines())
+    assert "trains on 22 frames for 2 steps" in text
+    assert "10 frames are held out" in text
+
+
+def test_noise_is_timed_on_tiles_of_the_right_shape():
+    assert Noise([3, 40, 48]).read(np.arange(2)).shape == (2, 3, 40, 48)
+
+
+def test_frames_that_are_the_same_inside_the_region_teach_nothing(tmp_path):
+    folder = tmp_path / "still"
+    folder.mkdir()
+    for number in range(30):
+        pixels = render_part(1, number, 96, 80, 0.0).pixels
+        pixels[:, :40] = 90
+        cv2.imwrite(str(folder / f"{number}.png"), pixels)
+    with pytest.raises(FitError, match="the same inside the region"):
+        run(folder, tmp_path, roi=(0, 0, 40, 80))
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (("--backbone", "resnet18"), "--backbone has no effect"),
+        (("--dimensions", "9"), "--dimensions has no effect"),
+        (("--epsilon", "0.1"), "--model padim only"),
+        (("--folds", "run"), "--folds run would take many trainings"),
+        (("--steps", "5", "--minutes", "1"), "exclude each other"),
+    ],
+)
+def test_flags_without_effect_are_refused(parts, tmp_path, capsys, more, says):
+    assert main(command(parts, tmp_path / "recipes", *more)) != 0
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flag", ["--steps", "--minutes"])
+def test_training_flags_go_with_no_other_model(parts, tmp_path, capsys, flag):
+    asked = ["fit", str(parts), "--product", "flange", "--recipes", str(tmp_path), flag, "3"]
+    assert main(asked) != 0
+    assert "--model efficientad only" in capsys.readouterr().err
+
+
+def test_without_torch_one_line_says_what_to_install(parts, tmp_path):
+    code = (
+        "import sys\n"
+        "class NoTorch:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name.partition('.')[0] == 'torch':\n"
+        "            raise ModuleNotFoundError(name, name='torch')\n"
+        "sys.meta_path.insert(0, NoTorch())\n"
+        "from calibrate.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    asked = command(parts, tmp_path / "recipes")
+    done = subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert done.stderr.strip() == (
+        "calibrate: --model efficientad-lite needs torch: `pip install 'inspectord[train]'`"
+    )
+
+
+def test_lite_takes_four_minutes_unless_told_otherwise(parts, tmp_path):
+    default = settings_of(options(parts, tmp_path, steps=None))
+    assert (default.steps, default.minutes) == (None, 4.0)
+    assert settings_of(options(parts, tmp_path, steps=None, model="efficientad-s")).steps == 70_000
+    assert Course().stopped is False

@@ -1,0 +1,482 @@
+"""Tile ensembles: a model for each tile's place, joined, and fitted the same wherever the work is done."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
+
+import cv2
+import numpy as np
+import openvino as ov
+import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
+
+from calibrate import cluster as clusters
+from calibrate.candidates import Ground, Sizes
+from calibrate.chosen import fit_options
+from calibrate.cli import _parser
+from calibrate.cluster import Cluster
+from calibrate.efficientad import settings
+from calibrate.efficientad.train import Training
+from calibrate.ensemble import TileLevels, level_tiles
+from calibrate.fit import estimate, fit, modelled, prepare
+from calibrate.folds import Folds
+from calibrate.kinds import Learned
+from calibrate.options import FitOptions
+from calibrate.parallel import Here, Processes, alone, in_order
+from calibrate.progress import Silent
+from calibrate.spool import Spool
+from calibrate.tile_banks import fit_tile
+from calibrate.tiles import Joiner, plan
+from inspectord.errors import FitError
+from inspectord.inspect import Inspector, compile_model
+from inspectord.judge import regions
+from inspectord.sources.parts import render_part
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+LEFT = (0, 0, 48, 80)  # of the good frames, 96 x 80: what the first of 1 x 2 tiles sees
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    """A folder of 32 good parts, 96 x 80: as many as a network needs."""
+    folder = tmp_path_factory.mktemp("good")
+    for number in range(32):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def _small_steps(monkeypatch):
+    monkeypatch.setattr(settings, "LITE", dataclasses.replace(settings.LITE, batch=2))
+
+
+def wanted(folder, tmp_path, **changes):
+    base = FitOptions(
+        product="flange",
+        recipes_dir=tmp_path / "recipes",
+        folders=(folder,),
+        grid=(1, 2),
+        dimensions=12,
+        threads=1,
+        memory_mb=100_000,  # a test process has already had its peak, which is counted
+        extendable=False,
+    )
+    return dataclasses.replace(base, **changes)
+
+
+def learned(folder, tmp_path, progress=None, **changes):
+    """The bytes of the graph's weights, the held-out scores, and the graph."""
+    ready = prepare(wanted(folder, tmp_path, **changes), Silent())
+    ready = ready.kind.trained(ready, progress or Silent())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir(exist_ok=True)
+    model, fitted = modelled(ready, scratch, progress or Silent())
+    ov.serialize(model, scratch / "model.xml", scratch / "model.bin")
+    return (scratch / "model.bin").read_bytes(), fitted.held_out, scratch / "model.xml"
+
+
+def maps(xml, frames):
+    compiled = compile_model(xml, "CPU", "f32", threads=1)
+    return [compiled([pixels[None]])["anomaly_map"].copy() for pixels in frames]
+
+
+PER_TILE = [
+    {"model": "padim"},
+    {"model": "patchcore", "per_tile": True, "coreset": "20%", "folds": "4", "grid": (2, 3)},
+    {"model": "efficientad-lite", "per_tile": True, "steps": 3},
+]
+
+
+@pytest.mark.parametrize("kind", PER_TILE, ids=lambda kind: kind["model"])
+def test_each_tile_has_the_model_that_its_place_alone_would_have(good, tmp_path, kind):
+    """PaDiM too, without being asked: its statistics are of one position of one tile."""
+    plainly = {**kind, "absolute": True, "smoothing_px": 0.0, "grid": (1, 2)}
+    frames = [render_part(1, 500 + n, 96, 80, 0.5).pixels for n in range(3)]
+    whole = maps(learned(good, tmp_path, **plainly)[2], frames)
+    alone = {"grid": None, "roi": LEFT, "per_tile": False}
+    left = maps(learned(good, tmp_path, **plainly | alone)[2], frames)
+    for joined, expected in zip(whole, left, strict=True):
+        assert np.allclose(joined[:, : expected.shape[1]], expected, rtol=1e-3, atol=1e-3 * expected.max())
+
+
+def test_one_bank_of_all_tiles_is_another_model_than_a_bank_a_tile(good, tmp_path):
+    found = [learned(good, tmp_path, **PER_TILE[1] | {"per_tile": flag})[1] for flag in (True, False)]
+    assert not np.allclose(*found, rtol=0.01)
+
+
+def test_a_tile_where_nothing_counts_has_no_bank_and_is_never_strange(good, tmp_path):
+    right = (((47, 0), (95, 0), (95, 79), (47, 79)),)
+    kind = PER_TILE[1] | {"grid": (1, 2)}
+    _, held_out, xml = learned(good, tmp_path, ignore_polygons=right, **kind)
+    frame = render_part(1, 900, 96, 80, 0.0).pixels
+    found = maps(xml, [frame])[0]
+    assert found[:, : found.shape[1] // 2].max() > 0
+    assert (found[:, found.shape[1] // 2 + 1 :] == 0).all()
+    assert np.isfinite(held_out).all()
+
+
+def test_of_a_tile_too_a_held_out_frame_is_measured_by_what_never_knew_it():
+    features = np.random.default_rng(0).standard_normal((13, 9, 6)).astype(np.float32)
+    features[4] += 50
+    folds, every = np.arange(12) % 4, np.ones(12, bool)
+    ground = Ground(np.ones(9, bool), np.zeros((9, 2)), folds, 0, 0.0)
+    found = fit_tile(features, ground, Sizes.chosen(9, 12, 6, "50%"), every, np.array([4, 12]))
+    assert (found.away[4] > 60).all()
+    assert (np.delete(found.away, 4, axis=0) < 10).all()
+    assert (found.checked < 10).all()
+
+
+# --- joined to one score ---
+
+
+@pytest.fixture(scope="module")
+def recipe(good, tmp_path_factory):
+    """PaDiM in 2 x 3 tiles that share pixels, normalised tile by tile; the score is the mean of two tiles."""
+    options = wanted(
+        good, tmp_path_factory.mktemp("top"), grid=(2, 3), overlap=8, top_tiles=2, normalise="tile"
+    )
+    return fit(prepare(options, Silent()), Silent())
+
+
+def test_the_frames_score_is_the_mean_of_its_highest_tiles(recipe):
+    """And the fit's own gate compared it with the statistics."""
+    result = Inspector(recipe, threads=1).score(render_part(1, 700, 96, 80, 1.0).pixels)
+    assert len(result.tile_scores) == 6
+    assert result.score == pytest.approx(np.sort(result.tile_scores)[-2:].mean(), rel=1e-5)
+    assert result.score < result.tile_scores.max()
+
+
+def test_the_recipe_says_how_it_is_joined(recipe):
+    parameters = recipe.spec.model.parameters
+    assert (parameters["score"], parameters["normalise"]) == ("top-2", "tile")
+
+
+def test_a_defect_across_a_seam_is_one_box(recipe):
+    inspector = Inspector(recipe, threads=1)
+    struck = render_part(1, 700, 96, 80, 0.0).pixels.copy()
+    seams = recipe.spec.frame.width // 3, recipe.spec.frame.height // 2
+    x, y = seams
+    struck[y - 14 : y + 14, x - 14 : x + 14] = 255
+    result = inspector.score(struck)
+    assert result.score > recipe.spec.limits.score
+    boxes = regions(result.anomaly_map, recipe.spec)
+    left, top, width, height = boxes[0]
+    assert left < x < left + width
+    assert top < y < top + height
+    assert len(boxes) == 1
+
+
+def synthetic(tmp_path, each, frames=30):
+    """Learned distances of 1 x 3 tiles, by number of the tile so much larger; and their joiner."""
+    geometry = plan((0, 0, 96, 32), 8, 8, grid=(1, 3))
+    rng = np.random.default_rng(0)
+    positions = geometry.tiles * 16
+    scale = np.repeat(np.array(each), 16)
+    values = (1 + rng.random((frames, positions))) * scale
+    spools = []
+    for count in (frames, 3):
+        spools.append(Spool(tmp_path, count, positions, 1, positions))
+        for number in range(count):
+            spools[-1].write_frame(number, values[number][:, None])
+    joiner = Joiner(geometry, np.ones(geometry.map_shape, bool), 0.0)
+    return Learned(None, *spools, {}), joiner, values
+
+
+def each_alone(frames):
+    return Folds(np.arange(frames), np.ones(frames, bool))
+
+
+def test_normalised_by_tile_good_frames_score_alike_in_every_tile(tmp_path):
+    """Without it, the tile whose distances are ten times as large would decide alone."""
+    found, joiner, values = synthetic(tmp_path, (1.0, 10.0, 3.0))
+    levels, fitted = level_tiles(found, joiner, each_alone(30), Silent())
+    scores = np.array([joiner.tile_scores(joiner(levels.relative(frame))) for frame in values])
+    assert np.allclose(scores.mean(axis=0)[1:], 1, rtol=0.01)
+    assert np.allclose(fitted.checked, scores[:3].max(axis=1), rtol=1e-6)
+
+
+def test_a_tile_where_hardly_anything_happens_is_not_blown_up(tmp_path):
+    levels, _ = level_tiles(*synthetic(tmp_path, (1.0, 1e-6, 1.0))[:2], each_alone(30), Silent())
+    assert levels.usual[1] > 0.2
+
+
+def test_a_held_out_frame_is_scored_by_what_is_usual_without_it(tmp_path):
+    found, joiner, values = synthetic(tmp_path, (1.0, 1.0, 1.0), frames=12)
+    _, fitted = level_tiles(found, joiner, each_alone(12), Silent())
+    tiles = np.array([joiner.tile_scores(joiner(frame)) for frame in values])
+    others = TileLevels.of(np.delete(tiles, 5, axis=0))
+    assert fitted.held_out[5] == pytest.approx((tiles[5] / others.usual).max(), rel=1e-6)
+
+
+def test_of_tiles_that_disagree_the_blur_leaves_no_seam():
+    geometry = plan((0, 0, 256, 64), 8, 8, grid=(1, 2))
+    steps = np.repeat([0.0, 1.0], geometry.tile_grid[0] * geometry.tile_grid[1])
+    sharp, soft = (Joiner(geometry, np.ones(geometry.map_shape, bool), sigma)(steps) for sigma in (0, 2))
+    assert np.abs(np.diff(sharp)).max() == 1
+    assert np.abs(np.diff(soft)).max() < 0.25
+
+
+# --- the work, wherever it is done ---
+
+
+def square(number):
+    return number * number
+
+
+def test_units_are_drawn_only_a_few_ahead():
+    drawn = []
+
+    def units():
+        for number in range(10):
+            drawn.append(number)
+            yield (number,)
+
+    class Done:
+        def __init__(self, value):
+            self.value = value
+
+        def result(self):
+            return self.value
+
+    results = in_order(lambda unit: Done(square(*unit)), units(), 3)
+    assert next(results) == 0
+    assert len(drawn) == 3
+    assert list(results) == [number**2 for number in range(1, 10)]
+
+
+@pytest.fixture(scope="module")
+def one_after_the_other(good, tmp_path_factory):
+    """What a fit without --jobs and --on gives, by the model's name."""
+    found = {}
+
+    def fitted(kind):
+        name = kind["model"]
+        if name not in found:
+            found[name] = learned(good, tmp_path_factory.mktemp(name), **kind)
+        return found[name]
+
+    return fitted
+
+
+@pytest.mark.parametrize("kind", PER_TILE, ids=lambda kind: kind["model"])
+def test_fitted_in_processes_every_bit_is_as_one_after_the_other(
+    good, tmp_path, kind, one_after_the_other, monkeypatch
+):
+    alone = one_after_the_other(kind)
+    monkeypatch.setattr("calibrate.padim.block_width", lambda *_: 16)
+    together = learned(good, tmp_path, **kind, jobs=2)
+    assert alone[0] == together[0]
+    assert np.array_equal(alone[1], together[1])
+
+
+def test_of_networks_for_each_tile_a_fit_that_was_stopped_goes_on(
+    good, tmp_path, one_after_the_other, monkeypatch
+):
+    class StopsAtTheFirst(Silent):
+        def track(self, items, what, total=None):
+            for item in items:
+                yield item
+                if what == "training tiles":
+                    raise KeyboardInterrupt
+
+    kind, learn, steps = PER_TILE[2], Training._learn, []
+    with pytest.raises(KeyboardInterrupt):
+        learned(good, tmp_path, StopsAtTheFirst(), **kind)
+    monkeypatch.setattr(Training, "_learn", lambda *args: steps.append(args) or learn(*args))
+    assert learned(good, tmp_path, **kind)[0] == one_after_the_other(kind)[0]
+    assert len(steps) == kind["steps"]  # of the second tile
+
+
+def test_a_process_that_is_killed_is_one_error_with_the_next_step():
+    with pytest.raises(FitError, match="fewer --jobs"), Processes(2) as by:
+        list(by.run(os._exit, [(1,), (1,)]))
+
+
+def test_units_really_run_in_other_processes():
+    with Processes(2) as by:
+        assert os.getpid() not in set(by.run(os.getpid, [()] * 4))
+    assert set(Here().run(os.getpid, [()])) == {os.getpid()}
+
+
+def test_a_unit_has_one_thread_wherever_it_is_computed():
+    """Two would give other bits, and take longer for small matrices."""
+    with threadpool_limits(limits=2):
+        before = [library["num_threads"] for library in threadpool_info()]
+        here = next(Here().run(threadpool_info, [()]))
+        assert [library["num_threads"] for library in threadpool_info()] == before
+        there = alone(threadpool_info, ())
+    for found in (here, there):
+        assert {library["num_threads"] for library in found} == {1}
+    assert 2 in before
+
+
+def test_no_process_outlives_a_fit_that_is_killed(tmp_path):
+    code = (
+        "import time\nfrom calibrate.parallel import Processes\n"
+        "if __name__ == '__main__':\n"
+        "    import multiprocessing\n"
+        "    with Processes(1) as by:\n"
+        "        units = by.run(time.sleep, [(0,), (60,)])\n"
+        "        next(units)\n"
+        "        print(multiprocessing.active_children()[0].pid, flush=True)\n"
+        "        next(units)\n"
+    )
+    script = tmp_path / "fit.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True)
+    child = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    until = time.monotonic() + 10
+    while os.path.exists(f"/proc/{child}") and _state(child) != "Z" and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}") or _state(child) == "Z"
+
+
+def _state(child):
+    try:
+        with open(f"/proc/{child}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"
+
+
+# --- on a cluster ---
+
+
+@pytest.fixture(scope="module")
+def local():
+    """A scheduler and two workers, each a process of its own."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(
+        n_workers=2, processes=True, threads_per_worker=1, dashboard_address=":0"
+    ) as found:
+        yield found
+
+
+def address(local):
+    return "dask://" + local.scheduler_address.removeprefix("tcp://")
+
+
+class KillsAWorker(Silent):
+    """At the first result, the worker that is in the middle of something dies."""
+
+    def __init__(self, local):
+        super().__init__()
+        self.local, self.killed = local, None
+
+    def track(self, items, what, total=None):
+        for item in items:
+            yield item
+            if what == "fitting tiles" and self.killed is None:
+                busy = next(ws.address for ws in self.local.scheduler.workers.values() if ws.processing)
+                nanny = next(each for each in self.local.workers.values() if each.worker_address == busy)
+                self.killed = nanny.pid
+                os.kill(self.killed, signal.SIGKILL)
+
+
+def test_a_cluster_fits_the_same_bits_though_a_worker_is_killed(good, tmp_path, local, one_after_the_other):
+    kind, progress = PER_TILE[1], KillsAWorker(local)
+    alone = one_after_the_other(kind)
+    there = learned(good, tmp_path, progress, **kind, on=address(local))
+    assert progress.killed is not None
+    assert alone[0] == there[0]
+    assert np.array_equal(alone[1], there[1])
+
+
+def test_so_it_does_with_padim(good, tmp_path, local, one_after_the_other, monkeypatch):
+    monkeypatch.setattr("calibrate.padim.block_width", lambda *_: 16)
+    there = learned(good, tmp_path, **PER_TILE[0], on=address(local))
+    assert there[0] == one_after_the_other(PER_TILE[0])[0]
+
+
+def test_networks_trained_on_other_boxes_leave_no_checkpoint_there(
+    good, tmp_path, one_after_the_other, monkeypatch
+):
+    """And are the same; the workers are this process here, for torch takes long to load in others."""
+    kind, network = PER_TILE[2], one_after_the_other(PER_TILE[2])
+    monkeypatch.setattr("calibrate.efficientad.per_tile.workers", lambda _: nullcontext(Here()))
+    monkeypatch.setattr("calibrate.cluster.Cluster", lambda _: nullcontext())
+    assert learned(good, tmp_path, **kind, on="dask://elsewhere:1")[0] == network[0]
+    assert not list((tmp_path / "recipes").rglob("*.pt"))
+
+
+def test_a_worker_of_another_version_is_refused(local, monkeypatch):
+    monkeypatch.setattr(clusters, "__version__", "9.9.9")
+    with (
+        pytest.raises(FitError, match=r"has inspectord .* this box 9\.9\.9; install the same"),
+        Cluster(address(local)),
+    ):
+        pass
+
+
+def test_an_error_of_a_unit_comes_back_as_it_was(local):
+    with Cluster(address(local)) as by, pytest.raises(ZeroDivisionError):
+        list(by.run(divmod, [(1, 0)]))
+
+
+def test_where_no_scheduler_answers_the_fit_says_so_before_any_work(good, tmp_path, monkeypatch):
+    monkeypatch.setattr(clusters, "ANSWER_S", 0.5)
+    with pytest.raises(FitError, match=r"no dask scheduler answers at dask://127\.0\.0\.1:9; start one"):
+        prepare(wanted(good, tmp_path, on="dask://127.0.0.1:9"), Silent())
+
+
+def test_a_scheduler_without_workers_is_refused(monkeypatch):
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(clusters, "ANSWER_S", 0.5)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=":0") as empty,
+        pytest.raises(FitError, match=r"has no workers; start some with `dask worker"),
+        Cluster(address(empty)),
+    ):
+        pass
+
+
+# --- what does nothing is refused ---
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        ({"per_tile": True}, "padim knows every position .* leave --per-tile out"),
+        ({"model": "patchcore", "per_tile": True, "grid": None}, "give --tile or --grid"),
+        ({"model": "patchcore", "jobs": 2}, "leave --jobs out, or give --per-tile"),
+        ({"model": "patchcore", "on": "dask://a:1"}, "leave --on out, or give --per-tile"),
+        ({"jobs": 2, "on": "dask://a:1"}, "exclude each other"),
+        ({"top_tiles": 3}, "more tiles than the 2"),
+        ({"normalise": "tile", "absolute": True}, "leave --normalise out"),
+        ({"model": "patchcore", "absolute": True, "reweight": 3, "top_tiles": 2}, "one strangest patch"),
+        ({"model": "patchcore", "per_tile": True, "extendable": True}, "no frames can be added"),
+    ],
+)
+def test_what_would_do_nothing_is_refused_with_the_next_step(good, tmp_path, wish, says):
+    with pytest.raises(FitError, match=says):
+        prepare(wanted(good, tmp_path, **wish), Silent())
+
+
+@pytest.mark.parametrize("kind", PER_TILE, ids=lambda kind: kind["model"])
+def test_memory_for_all_processes_together_is_foreseen(good, tmp_path, kind):
+    ready = prepare(wanted(good, tmp_path, **kind, jobs=8, memory_mb=800), Silent())
+    with pytest.raises(FitError, match=r"--memory-mb \d+"):
+        estimate(ready)
+
+
+def test_the_flags_are_what_a_fit_takes():
+    words = (
+        "fit good --product p --model patchcore --tile 64 --per-tile --score top-3 --normalise tile --jobs 2"
+    )
+    options = fit_options(_parser().parse_args(words.split()))
+    assert (options.per_tile, options.top_tiles, options.normalise, options.jobs) == (True, 3, "tile", 2)
+
+
+@pytest.mark.parametrize("words", ["--score top-0", "--score 3", "--on 10.0.0.1:8786", "--on dask://host"])
+def test_flags_that_say_nothing_are_refused(words, capsys):
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["fit", "good", "--product", "p", *words.split()])
+    assert "give it as in" in capsys.readouterr().err
