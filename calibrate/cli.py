@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from typing import TYPE_CHECKING, NoReturn
 
-from calibrate import flags
+from calibrate import compare_flags, flags
+from calibrate.mishaps import explained
 from inspectord import __version__
-from inspectord.errors import InspectordError, StateError
+from inspectord.errors import FitError, StateError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rich.console import Console
 
     from calibrate.progress import Progress
     from inspectord.recipe import Recipe
 
-DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
-USAGE, NO_MEMORY, IO_ERROR, INTERRUPTED = 2, 71, 74, 130  # 71, 74: sysexits' EX_OSERR and EX_IOERR
+USAGE, INTERRUPTED = 2, 130
 PIPE_COLUMNS = 160  # tables in a pipe or a file have no window to fit into
 
 
@@ -30,21 +32,17 @@ def main(argv: list[str] | None = None) -> int:
     try:
         code: int = options.command(options)
         return code
-    except InspectordError as error:
-        return _failed(str(error), error.exit_code)
-    except OSError as error:
-        if error.errno not in DISK:
-            raise
-        step = "use an account that may" if isinstance(error, PermissionError) else "check the disk"
-        return _failed(f"{error.strerror}: {error.filename or 'while writing'}; {step}", IO_ERROR)
-    except MemoryError:
-        return _failed("out of memory; scale down with --resize, or take fewer or smaller tiles", NO_MEMORY)
     except KeyboardInterrupt:
         return _failed("interrupted", INTERRUPTED)
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        return _failed(*known)
 
 
 def _failed(why: str, code: int) -> int:
-    print(f"calibrate: {' '.join(why.split())}", file=sys.stderr)
+    print(f"calibrate: {why}", file=sys.stderr)
     return code
 
 
@@ -77,9 +75,25 @@ def _fit(options: argparse.Namespace) -> int:
     return 0
 
 
+def _extend(options: argparse.Namespace) -> int:
+    from calibrate.extend import Wanted, prepare_extension
+    from calibrate.fit import estimate, fit
+    from calibrate.show import fitted_lines
+    from calibrate.store import check_place
+
+    given = {field.name: getattr(options, field.name) for field in fields(Wanted)}
+    asked = {name: value for name, value in given.items() if value is not None}
+    wanted, progress = Wanted(**asked | {"folders": tuple(options.folders)}), _progress()
+    plan = prepare_extension(wanted, progress)
+    check_place(wanted.recipes_dir, plan.options.product)
+    for line in estimate(plan).lines():
+        progress.note(line)
+    print("\n".join(fitted_lines(fit(plan, progress), wanted.activate)))
+    return 0
+
+
 def _evaluate(options: argparse.Namespace) -> int:
-    if options.json is not None and (options.json.is_dir() or not options.json.absolute().parent.is_dir()):
-        raise StateError(f"no file can be written at {options.json}; give --json one in a folder that exists")
+    _check_file(options.json, "--json")
     from calibrate.store import resolve
 
     recipe = resolve(options.recipes_dir, options.recipe)
@@ -90,6 +104,27 @@ def _evaluate(options: argparse.Namespace) -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(result.to_json(), indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def _check_file(path: Path | None, flag: str) -> None:
+    """Before the work whose results go there."""
+    if path is not None and (path.is_dir() or not path.absolute().parent.is_dir()):
+        raise StateError(f"no file can be written at {path}; give {flag} one in a folder that exists")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    for name in ("json", "html"):
+        _check_file(getattr(options, name), f"--{name}")
+    from calibrate.compare_wanted import wanted_of
+
+    wanted = wanted_of(options)
+    from calibrate.compare import compare, write_results
+    from calibrate.compare_worker import interruptible
+
+    with interruptible():
+        comparison = compare(wanted, _progress())
+    write_results(_console(), comparison, options.html, options.json)
+    return 0 if comparison.able() else FitError.exit_code
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -164,12 +199,9 @@ def _console() -> Console:
 
 
 def _progress() -> Progress:
-    """On stderr, so that stdout holds the results alone."""
-    from rich.console import Console
+    from calibrate.progress import on_stderr
 
-    from calibrate.progress import progress_for
-
-    return progress_for(Console(stderr=True))
+    return on_stderr()
 
 
 class _Parser(argparse.ArgumentParser):
@@ -231,6 +263,29 @@ COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
             "corner out; store the recipe, and decide later with calibrate activate",
         },
         flags.add_fit,
+    ),
+    "extend": (
+        _extend,
+        "add new known-good frames to what a recipe has learned, as its next version, without a refit",
+        {
+            "calibrate extend flange runs/wednesday": "good parts that flange's active recipe rejected are "
+            "good now; what it learned before it keeps",
+            "calibrate extend flange/0002 runs/wednesday --no-activate": "add to version 0002, and decide "
+            "later with calibrate activate",
+        },
+        flags.add_extend,
+    ),
+    "compare": (
+        _compare,
+        "fit several model kinds on the same good frames, and say which to take on this box and why",
+        {
+            "calibrate compare runs/monday --html compared.html": "the kinds that are fitted in "
+            "minutes; every fourth frame is held out, and struck by made-up defects, to measure with",
+            "calibrate compare good --models padim,patchcore --tile 256 --deadline-ms 40 "
+            "--defective rejects": "as the line will run it; what the frames in rejects say is shown, and "
+            "decides nothing",
+        },
+        compare_flags.add_compare,
     ),
     "evaluate": (
         _evaluate,

@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from calibrate.evaluation import GOOD, Evaluation, ImageScore, KindResult, PixelResult, Rate
-from calibrate.metrics import Floats, aupro, auroc, defect_regions, pixel_auroc
+from calibrate.evaluation import GOOD, Evaluation, ImageScore, KindResult, PixelResult, Rate, image_auroc
+from calibrate.metrics import Floats, aupro, defect_regions, pixel_auroc
 from calibrate.progress import Progress
 from inspectord.errors import FrameError, SourceError
 from inspectord.frame import Pixels, letterbox, letterbox_inner
@@ -160,13 +160,13 @@ def _summary(recipe: Recipe, images: list[ImageScore], pixels: PixelResult | Non
     kinds = []
     for kind in sorted({image.kind for image in bad}):
         of_kind = [image for image in bad if image.kind == kind]
-        kinds.append(KindResult(kind, _auroc(good, of_kind), _escapes(of_kind)))
+        kinds.append(KindResult(kind, image_auroc(good, of_kind), _escapes(of_kind)))
     rejected = sum(image.verdict != Verdict.PASS for image in good)
     return Evaluation(
         recipe=recipe.id,
         recipe_hash=recipe.hash,
         limit=recipe.spec.limits.score,
-        image_auroc=_auroc(good, bad),
+        image_auroc=image_auroc(good, bad),
         false_rejects=Rate.of(rejected, len(good)),
         escapes=_escapes(bad),
         kinds=tuple(kinds),
@@ -177,10 +177,3 @@ def _summary(recipe: Recipe, images: list[ImageScore], pixels: PixelResult | Non
 
 def _escapes(images: list[ImageScore]) -> Rate:
     return Rate.of(sum(image.verdict == Verdict.PASS for image in images), len(images))
-
-
-def _auroc(good: list[ImageScore], bad: list[ImageScore]) -> float | None:
-    scores = [
-        np.array([image.score for image in images if image.score is not None]) for images in (good, bad)
-    ]
-    return auroc(*scores) if all(len(part) for part in scores) else None

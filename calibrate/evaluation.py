@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from calibrate.metrics import rate_interval
+from calibrate.metrics import auroc, rate_interval
 from inspectord.messages import Verdict
 
 NAMED = 10  # escaped files that the table names
@@ -44,6 +45,14 @@ class Rate:
             return "no parts"
         share = self.events / self.parts
         return f"{self.events}/{self.parts} = {share:.1%} ({self.low:.1%} to {self.high:.1%})"
+
+
+def image_auroc(good: list[ImageScore], bad: list[ImageScore]) -> float | None:
+    """None where no image of the good or of the bad ones has a score."""
+    scores = [
+        np.array([image.score for image in images if image.score is not None]) for images in (good, bad)
+    ]
+    return auroc(*scores) if all(len(part) for part in scores) else None
 
 
 @dataclass(frozen=True)

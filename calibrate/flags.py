@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from calibrate import texts
@@ -27,30 +28,49 @@ def add_recipes(parser: argparse.ArgumentParser) -> None:
 def add_fit(parser: argparse.ArgumentParser) -> None:
     """One flag for each field of FitOptions; dest is the field's name."""
     add = parser.add_argument
-    add("folders", nargs="+", type=Path, metavar="FOLDER", help="known-good images, or a captured run")
+    add_good(parser)
     add("--product", required=True, metavar="NAME", help="what the recipe is for, as in flange")
     add_recipes(parser)
-    add(
-        "--max-false-rejects",
-        dest="max_false_reject_rate",
-        type=texts.rate,
-        metavar="RATE",
-        help="share of good parts that may be rejected, as in 1/1000 or 0.1%%; default: 1/1000",
-    )
     add("--no-activate", dest="activate", action="store_false", help="store the recipe, change nothing else")
-    add("--skip-bad", action="store_true", help="leave out unreadable and blank images, and name them")
     add(
+        "--extendable",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="keep what calibrate extend needs in the recipe's folder; default: where that is at most 200 MB",
+    )
+    add_region(parser)
+    _add_ensemble(parser)
+    _add_model(parser)
+    add_training(parser)
+    add_box(parser)
+    _add_workers(parser)
+
+
+def add_good(parser: argparse.ArgumentParser) -> None:
+    """The good frames, and what their limit is to keep."""
+    _add_frames(parser, "known-good images, or a captured run", "1/1000")
+    parser.add_argument(
         "--folds",
         type=texts.folds,
         metavar="loo|run|N",
         help="how parts are held out: each alone, a folder at a time, N groups; default: loo",
     )
-    _add_region(parser)
-    _add_model(parser)
-    _add_box(parser)
 
 
-def _add_region(parser: argparse.ArgumentParser) -> None:
+def _add_frames(parser: argparse.ArgumentParser, which: str, rate: str) -> None:
+    add = parser.add_argument
+    add("folders", nargs="+", type=Path, metavar="FOLDER", help=which)
+    add(
+        "--max-false-rejects",
+        dest="max_false_reject_rate",
+        type=texts.rate,
+        metavar="RATE",
+        help=f"share of good parts that may be rejected, as in 1/1000 or 0.1%%; default: {rate}",
+    )
+    add("--skip-bad", action="store_true", help="leave out unreadable and blank images, and name them")
+
+
+def add_region(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("where to look, in pixels of the frame").add_argument
     add("--roi", type=texts.roi, metavar="X,Y,W,H", help="only this rectangle")
     add("--ignore", dest="ignore_png", type=Path, metavar="PNG", help="white pixels don't count")
@@ -74,14 +94,59 @@ def _add_region(parser: argparse.ArgumentParser) -> None:
     add("--grid", type=texts.pair, metavar="RxC", help="cut into rows x columns instead of --tile")
 
 
+def _add_ensemble(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("tiles, with --tile or --grid").add_argument
+    add(
+        "--per-tile",
+        action="store_true",
+        help="a model of its own for each tile's place (patchcore: a bank, efficientad-...: networks, padim "
+        "has it in any case)",
+    )
+    add(
+        "--score",
+        dest="top_tiles",
+        type=texts.top_tiles,
+        metavar="max|top-K",
+        help="the frame's score: of its highest tile, or the mean of its K highest; default: max",
+    )
+    add(
+        "--normalise",
+        choices=("joined", "tile"),
+        help="by what is usual at each place of the joined map, or each tile by its own good scores before "
+        "they are joined; default: joined",
+    )
+
+
+def _add_workers(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("fitting positions or tiles at the same time").add_argument
+    add(
+        "--jobs",
+        type=texts.number(1),
+        metavar="N",
+        help="in so many processes, each with one thread; --memory-mb holds for all together; default: 1",
+    )
+    add(
+        "--on",
+        type=texts.cluster,
+        metavar="dask://HOST:PORT",
+        help="by the workers of this dask scheduler instead",
+    )
+
+
 def _add_model(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the model").add_argument
     add(
         "--model",
         choices=MODELS,
         help="padim: what is normal at each place, for parts that lie alike; patchcore: what is normal "
-        "anywhere, for textures and parts that move; default: padim",
+        "anywhere, for textures and parts that move; efficientad-s, -m, -lite: a network trained on the good "
+        "frames (needs torch), lite for CPUs; default: padim",
     )
+    add_of_model(add)
+
+
+def add_of_model(add: Callable[..., object]) -> None:
+    """What a fit and a comparison take of the model, besides its kind."""
     add(
         "--backbone",
         metavar="NAME|FILE",
@@ -92,7 +157,8 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the backbone's weights, .pth or .safetensors; with bundled, those of calibrate pretrain",
+        help="the backbone's weights, .pth or .safetensors; with bundled, those of calibrate pretrain; "
+        "the teacher's for efficientad-m, as in teacher_medium.pth, and for efficientad-s instead of its own",
     )
     add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
     add(
@@ -118,6 +184,13 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         help="patchcore: what a patch's place counts; 1: as much as its looks across the frame; default: 0",
     )
     add(
+        "--reweight",
+        type=texts.number(2),
+        metavar="N",
+        help="patchcore with --absolute: the paper's image score, which asks how alone the nearest good "
+        "patch is among its N neighbours (anomalib: 9); default: off",
+    )
+    add(
         "--absolute",
         action="store_true",
         help="score distances as they are, not in multiples of what is usual there and in the frame",
@@ -131,10 +204,38 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_box(parser: argparse.ArgumentParser) -> None:
+def add_training(parser: argparse.ArgumentParser) -> None:
+    """What a fit and a comparison take of the kinds that are trained."""
+    add = parser.add_argument_group("training, with --model efficientad-...").add_argument
+    add("--steps", type=texts.number(1), metavar="N", help="default for -s and -m: 70000, the paper's")
+    add(
+        "--minutes",
+        type=texts.number(0.01, float),
+        metavar="M",
+        help="instead of --steps: as many as this box does in so long, measured when the training begins, so "
+        "that two fits may differ; default for -lite: 4",
+    )
+    add("--train-device", choices=("cpu", "cuda"), help="default: cpu")
+
+
+def add_box(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("this box").add_argument
     add("--device", help="OpenVINO device that the daemon will use, as in CPU or GPU; default: CPU")
-    add("--precision", choices=("f32", "bf16", "f16"), help="that the daemon will use; default: f32")
+    add(
+        "--precision",
+        choices=("f32", "bf16", "f16", "int8"),
+        help="that the daemon will use; int8 is refused where it would find fewer defects; default: f32",
+    )
+    add(
+        "--max-int8-loss",
+        type=texts.number(0, float),
+        metavar="SHARE",
+        help="int8: most that AUROC on synthetic defects, or the order of scores, may lose; default: 0.02",
+    )
+    _add_limits(add)
+
+
+def _add_limits(add: Callable[..., object]) -> None:
     add("--threads", type=texts.count, metavar="N", help="default: 0, all cores")
     add(
         "--memory-mb",
@@ -142,6 +243,16 @@ def _add_box(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="memory to keep within, as far as frame and tiles allow; default: 1500",
     )
+
+
+def add_extend(parser: argparse.ArgumentParser) -> None:
+    """One flag for each field of extend.Wanted."""
+    add = parser.add_argument
+    add("recipe", metavar="RECIPE", help="PRODUCT (its active version) or PRODUCT/VERSION")
+    _add_frames(parser, "new known-good images, or a captured run", "as the recipe")
+    add_recipes(parser)
+    add("--no-activate", dest="activate", action="store_false", help="store the recipe, change nothing else")
+    _add_limits(add)
 
 
 def add_capture(parser: argparse.ArgumentParser) -> None:
@@ -203,8 +314,15 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="checkpoint and weights; a run that was stopped continues here",
     )
+    add(
+        "--network",
+        choices=("lite", "pdn-s"),
+        default="lite",
+        help="lite, the backbone, or pdn-s, the teacher of efficientad-s, which learns from the bundled "
+        "backbone; default: lite",
+    )
     add("--steps", type=texts.number(1), default=5000, metavar="N", help="default: %(default)s")
-    add("--rate", type=texts.number(1e-9, float), default=2e-3, help="of learning; default: %(default)s")
+    add("--rate", type=texts.number(1e-9, float), help="of learning; default: 0.002, pdn-s: 0.001")
     add("--seed", type=texts.count, default=0, metavar="N", help="of everything random; default: 0")
     add(
         "--without",

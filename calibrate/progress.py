@@ -87,8 +87,9 @@ class Bars:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def progress_for(console: Console) -> Progress:
-    """Bars on a terminal, plain lines where output goes to a file or a pipe."""
+def on_stderr() -> Progress:
+    """Bars on a terminal, plain lines in a file or a pipe; stdout holds the results alone."""
+    console = Console(stderr=True)
     return Bars(console) if console.is_terminal else Plain(console)
 
 

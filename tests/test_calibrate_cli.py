@@ -148,11 +148,12 @@ def test_fit_says_the_cost_the_limit_the_recipe_the_report_and_the_next_step(fit
 def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
     line = (
         f"fit a b --product p --recipes {tmp_path} --model patchcore --coreset 5% --position-weight 0.5 "
-        "--backbone resnet18 --weights w.pth --layers x,y "
+        "--reweight 9 --no-extendable --backbone resnet18 --weights w.pth --layers x,y "
         "--dimensions 7 --reduction semi-orthogonal --seed 3 --augment 2 --letterbox 64x48 --resize 40 "
         "--tile 32 --overlap 8 --grid 2x3 --roi 1,2,3,4 --ignore m.png --ignore-polygon '0,0 1,0 1,1' "
         "--ignore-polygon '5,5 6,5 6,6' --absolute --smoothing 0 --max-false-rejects 1/50 --folds 5 "
-        "--device GPU --precision bf16 --threads 3 --skip-bad --no-activate --memory-mb 900"
+        "--device GPU --precision bf16 --threads 3 --skip-bad --no-activate --memory-mb 900 "
+        "--per-tile --score top-3 --normalise tile --jobs 4 --on dask://here:8786"
     )
     options = fit_options(cli._parser().parse_args(shlex.split(line)))
     assert options == FitOptions(
@@ -172,11 +173,16 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         tile=32,
         overlap=8,
         grid=(2, 3),
+        per_tile=True,
+        top_tiles=3,
+        normalise="tile",
         roi=(1, 2, 3, 4),
         ignore_png=Path("m.png"),
         ignore_polygons=(((0, 0), (1, 0), (1, 1)), ((5, 5), (6, 5), (6, 6))),
         coreset="5%",
         position_weight=0.5,
+        reweight=9,
+        extendable=False,
         absolute=True,
         smoothing_px=0.0,
         max_false_reject_rate=0.02,
@@ -187,12 +193,15 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         skip_bad=True,
         activate=False,
         memory_mb=900,
+        jobs=4,
+        on="dask://here:8786",
     )
     default = FitOptions("p", tmp_path, (Path("a"),))
     unlike = [
         f.name for f in dataclasses.fields(options) if getattr(options, f.name) == getattr(default, f.name)
     ]
-    assert unlike == ["product", "recipes_dir", "epsilon"]  # of another model
+    of_others = ["epsilon", "steps", "minutes", "train_device", "max_int8_loss"]
+    assert unlike == ["product", "recipes_dir", *of_others]  # models and precisions
     parsed = cli._parser().parse_args(shlex.split("fit a --product p --epsilon 0.5"))
     assert fit_options(parsed).epsilon == 0.5
 

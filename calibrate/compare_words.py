@@ -1,0 +1,183 @@
+"""Which kind to take, in plain words: by good frames and made-up defects, never by defective frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from scipy import stats
+
+from calibrate.compare_result import Comparison, figure, is_found, of_strength, share, struck_figures
+from calibrate.compare_tasks import Measured
+from calibrate.limits import CONFIDENCE, in_words, upper_bound
+
+CHANCE = 0.05  # a difference that chance alone makes more often than this decides nothing
+AS_FAST = 1.25  # times the fastest's median: no reason to find less
+FEW_FOUND = 0.5  # of the clear ones
+CLEARLY_MORE = 0.02  # AUROC
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The kind to take, None where none will do; and why, what would change it, on what it rests."""
+
+    kind: str | None
+    why: str
+    changes: tuple[str, ...]
+    evidence: str
+
+    def lines(self) -> list[str]:
+        """For the terminal."""
+        return [self.why, *(f"  - {text}" for text in self.changes), self.evidence]
+
+
+def advise(comparison: Comparison) -> Advice:
+    """Of the kinds that no other surely beats in made-up defects found, the fastest."""
+    able = comparison.able()
+    out = {kind: why for kind in able if (why := _unfit(able[kind], comparison.deadline_ms))}
+    ready = {kind: measured for kind, measured in able.items() if kind not in out}
+    evidence = _evidence(comparison)
+    left_out = [f"{kind} is left out: {why}." for kind, why in out.items()]
+    left_out += [f"{kind} could not be compared; it may be better or worse." for kind in comparison.failed()]
+    if not ready:
+        return Advice(None, "No kind can be recommended.", tuple(left_out), evidence)
+    near = [kind for kind in ready if not any(_beats(other, ready[kind]) for other in ready.values())]
+    best = max(near, key=lambda kind: _found(ready[kind]))
+    fastest = min(ready[kind].timed.p50_ms for kind in near)
+    quick = [kind for kind in near if ready[kind].timed.p50_ms <= AS_FAST * fastest]
+    chosen = max(quick, key=lambda kind: _found(ready[kind]))
+    changes = [*_other_needs(chosen, ready), _weak(ready[chosen]), *left_out]
+    changes += _by_given(chosen, ready, comparison)
+    return Advice(chosen, _reason(chosen, best, near, ready), tuple(changes), evidence)
+
+
+def _unfit(measured: Measured, deadline_ms: float | None) -> str:
+    """Why a kind must not be taken here; empty where it may."""
+    rejects, limits = measured.samples.false_rejects, measured.spec.limits
+    if measured.blind:
+        return "a good frame with a large square painted over passes, so it would find no defects"
+    clear, _ = struck_figures(measured)
+    if clear.found.events < FEW_FOUND * clear.found.parts:
+        return (
+            f"it finds {share(clear.found)} clear made-up defects, too few to rely on; look closer with "
+            "--tile or --roi, or teach more good frames, and compare again"
+        )
+    if rejects.low > limits.proven_false_reject_rate:
+        return (
+            f"it rejected {share(rejects)} held-out good frames, more than its limit should "
+            f"({in_words(limits.proven_false_reject_rate)})"
+        )
+    if deadline_ms is not None and measured.timed.p99_ms > deadline_ms:
+        return f"one frame in a hundred takes {measured.timed.p99_ms:.1f} ms, over {deadline_ms:g} ms"
+    return ""
+
+
+def _found(measured: Measured) -> int:
+    clear, faint = struck_figures(measured)
+    return clear.found.events + faint.found.events
+
+
+def _beats(one: Measured, other: Measured) -> bool:
+    """Whether one finds more, and more than chance explains: a sign test over the places struck."""
+    wins = losses = 0
+    for ours, theirs in zip(_by_place(one), _by_place(other), strict=True):
+        wins, losses = wins + (ours > theirs), losses + (ours < theirs)
+    sure = wins > losses and float(stats.binomtest(losses, wins + losses).pvalue) < CHANCE
+    return sure and _found(one) > _found(other)  # so that no kinds beat each other in a circle
+
+
+def _by_place(measured: Measured) -> list[int]:
+    """How many of the two strengths are found at each place."""
+    both = (of_strength(measured.samples, strength) for strength in ("clear", "faint"))
+    return [is_found(clear) + is_found(faint) for clear, faint in zip(*both, strict=True)]
+
+
+def _in_figures(measured: Measured) -> str:
+    clear, faint = struck_figures(measured)
+    return (
+        f"finds {share(clear.found)} clear and {share(faint.found)} faint made-up defects in "
+        f"{measured.timed.p50_ms:.1f} ms a frame"
+    )
+
+
+def _reason(chosen: str, best: str, near: list[str], ready: dict[str, Measured]) -> str:
+    took = ready[chosen]
+    start = (
+        f"Take {chosen}: it {_in_figures(took)} (99 of 100 frames within {took.timed.p99_ms:.1f} ms), with "
+        f"{took.timed.memory_mb:.0f} MB of memory"
+    )
+    if len(ready) == 1:
+        return f"{start}. No other kind is left to choose from."
+    if chosen != best:
+        times = ready[best].timed.p50_ms / took.timed.p50_ms
+        return (
+            f"{start}. {best} {_in_figures(ready[best])}: not surely more, and {chosen} is {times:.1f} times "
+            "as fast."
+        )
+    beaten = [kind for kind in ready if kind != chosen and _beats(took, ready[kind])]
+    equal = [kind for kind in near if kind != chosen]
+    beaten_by_others = [kind for kind in ready if kind not in (chosen, *beaten, *equal)]
+    parts = [f"surely more than {' and '.join(beaten)}"] if beaten else []
+    parts += [f"not surely more than {' and '.join(equal)}, but no slower to speak of"] if equal else []
+    parts += [f"not surely more than {kind}, which another kind beats" for kind in beaten_by_others]
+    return f"{start}. That is {'; '.join(parts)}."
+
+
+def _other_needs(chosen: str, ready: dict[str, Measured]) -> list[str]:
+    """The kind for a shorter cycle, and those that more good frames might bring forward."""
+    took, others = ready[chosen], {kind: one for kind, one in ready.items() if kind != chosen}
+    texts = []
+    faster = [kind for kind, one in others.items() if one.timed.p50_ms * AS_FAST < took.timed.p50_ms]
+    for kind in sorted(faster, key=lambda kind: -_found(ready[kind]))[:1]:
+        texts.append(f"If {took.timed.p99_ms:.1f} ms a frame is too long: {kind} {_in_figures(ready[kind])}.")
+    for kind, one in others.items():
+        mine, theirs = (struck_figures(each)[1].auroc or 0 for each in (took, one))
+        if theirs > mine + CLEARLY_MORE:
+            texts.append(
+                f"{kind} ranks faint defects above good frames more often (AUROC {figure(theirs)}, {chosen} "
+                f"{figure(mine)}): with more good frames its limit may come down, so compare again then."
+            )
+    return texts
+
+
+def _weak(took: Measured) -> str:
+    rejects = took.samples.false_rejects
+    bound = upper_bound(rejects.events, rejects.parts, CONFIDENCE)
+    return (
+        f"It rejected {share(rejects)} held-out good frames; they prove no more than at most "
+        f"{in_words(bound)} ({CONFIDENCE:.0%} confidence). More good frames would say more."
+    )
+
+
+def _by_given(chosen: str, ready: dict[str, Measured], comparison: Comparison) -> list[str]:
+    """What the defective frames say; they have no vote, for few of them are never all that may come."""
+    if not comparison.defective:
+        return [
+            "Real defects may differ from made-up ones: where there are some, give them with --defective."
+        ]
+    failed = [
+        f"{kind} could not be measured on the defective frames: {one.given_failed}."
+        for kind, one in ready.items()
+        if one.given_failed
+    ]
+    given = {kind: one.given for kind, one in ready.items() if one.given is not None}
+    figures = {kind: one.image_auroc for kind, one in given.items() if one.image_auroc is not None}
+    if not figures:
+        return ["The defective frames could not be scored, so they say nothing here.", *failed]
+    top = max(figures, key=lambda kind: figures[kind])
+    said = ", ".join(f"{kind} {figure(value)}" for kind, value in figures.items())
+    if len(figures) == 1:
+        end = ""
+    elif figures[top] <= figures.get(chosen, 0):
+        end = f" They say the same: {chosen} stands highest."
+    else:
+        end = f" There {top} stands highest, not {chosen}."
+    return [f"The defective frames had no say in this. AUROC on them: {said}.{end}", *failed]
+
+
+def _evidence(comparison: Comparison) -> str:
+    return (
+        f"This rests on {len(comparison.held_out)} good frames that no kind was fitted to (of "
+        f"{len(comparison.held_out) + comparison.taught}, seed {comparison.seed}) and {comparison.strikes} "
+        f"made-up defects on them, each drawn clearly and faintly; times are of this box, on "
+        f"{comparison.threads} of its cores."
+    )
