@@ -51,7 +51,7 @@ def _seconds(inspector: Inspector) -> float:
 def about(recipe: Recipe) -> dict[str, Any]:
     """What a reader of the figures wants to know of the recipe."""
     spec = recipe.spec
-    files = [path for path in recipe.path.rglob("*") if path.is_file()]
+    files = [recipe.path / name for name in spec.files]
     return {
         "kind": spec.model.kind,
         "backbone": spec.model.backbone,

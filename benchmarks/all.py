@@ -4,7 +4,7 @@
 
 One JSON file a benchmark goes to --out. Each --data is a folder of real images, with options of
 benchmarks.real_images behind it in the same quotes; without --data that benchmark is left out.
---anomalib adds the comparison with anomalib's PaDiM, which installs about 2 GB below .bench/ once.
+--anomalib adds comparisons with anomalib's PaDiM and PatchCore; it installs about 2 GB below .bench/ once.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ def steps(data: list[str], anomalib: bool, keep: Path) -> list[Step]:
         ("overhead", ["overhead"]),
         ("genicam", ["genicam"]),
         ("fit_memory", ["fit_memory", "--keep", str(keep)]),
+        ("patchcore_fit", ["patchcore_fit"]),
+        ("tile_ensemble", ["tile_ensemble"]),
     ]
     for number, text in enumerate(data, 1):
         folder, *options = shlex.split(text)
@@ -34,6 +36,7 @@ def steps(data: list[str], anomalib: bool, keep: Path) -> list[Step]:
         found.append((name, ["real_images", "--data", folder, *options]))
     if anomalib:
         found.append(("anomalib_padim", ["anomalib_padim", "--ours", str(keep / "resnet18" / "model.xml")]))
+        found.append(("anomalib_patchcore", ["anomalib_patchcore"]))
     return found
 
 
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
         metavar="'FOLDER [OPTION ...]'",
         help="real images; may be repeated",
     )
-    parser.add_argument("--anomalib", action="store_true", help="also compare with anomalib's PaDiM")
+    parser.add_argument("--anomalib", action="store_true", help="also compare with anomalib's models")
     parser.add_argument("--json", type=Path, help="also write which benchmarks passed to this file")
     args = parser.parse_args(argv)
     out: Path = args.out.resolve()

@@ -47,16 +47,21 @@ def run(command: Iterable[str | Path]) -> None:
         raise SystemExit(f"anomalib_padim: this step failed, see above: {' '.join(words)}")
 
 
-def prepare(venv: Path, export_dir: Path) -> dict[str, Any]:
+def make_venv(venv: Path) -> None:
+    """A venv with anomalib; one that is there is only brought to the versions wanted."""
+    python = venv / "bin" / "python"
+    if not python.exists():
+        run([sys.executable, "-m", "venv", venv])
+    run([python, "-m", "pip", "install", "--quiet", TORCH])
+    run([python, "-m", "pip", "install", "--quiet", *PACKAGES])
+
+
+def prepare(venv: Path, export_dir: Path, exporter: Path = EXPORTER) -> dict[str, Any]:
     """What export.json under export_dir says; makes venv and export first unless the export is there."""
     marker = export_dir / "export.json"
     if not marker.exists():
-        python = venv / "bin" / "python"
-        if not python.exists():
-            run([sys.executable, "-m", "venv", venv])
-        run([python, "-m", "pip", "install", "--quiet", TORCH])
-        run([python, "-m", "pip", "install", "--quiet", *PACKAGES])
-        run([python, EXPORTER, export_dir])
+        make_venv(venv)
+        run([venv / "bin" / "python", exporter, export_dir])
     facts: dict[str, Any] = json.loads(marker.read_text())
     return facts
 
@@ -128,7 +133,7 @@ def duration_ms(request: Any, pixels: np.ndarray) -> float:
 
 
 def take_turns(requests: list[Any], inputs: list[np.ndarray], warm_up: int, rounds: int) -> np.ndarray:
-    """Durations in ms of shape (rounds, 2), ours first; each row is one turn of both, one after the other."""
+    """Durations in ms of shape (rounds, requests); each row is one turn of all, one after the other."""
     rows = [
         [duration_ms(request, pixels) for request, pixels in zip(requests, inputs, strict=True)]
         for _ in range(warm_up + rounds)

@@ -198,7 +198,7 @@ def run(case: Case, work: Path, keep: Path | None, check: bool) -> dict[str, Any
     found = asdict(case) | {
         "seconds": took.seconds,
         "peak_mb": took.peak_mb,
-        "recipe_mb": sum(path.stat().st_size for path in recipe.path.rglob("*") if path.is_file()) / 1e6,
+        "recipe_mb": sum((recipe.path / name).stat().st_size for name in recipe.spec.files) / 1e6,
     }
     if check:
         plan = prepare(
