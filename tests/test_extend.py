@@ -8,7 +8,7 @@ import shutil
 import cv2
 import numpy as np
 import pytest
-from helpers_recipe import write_recipe
+from helpers_recipe import rewrite_recipe, write_recipe
 
 from calibrate import publish
 from calibrate.cli import main
@@ -307,6 +307,9 @@ def test_a_recipe_without_its_statistics_is_refused_with_the_next_step(runs, tmp
         extended(tmp_path, new)
     write_recipe(tmp_path / "recipes", "other", "0001")
     with pytest.raises(FitError, match="keeps nothing"):
+        extended(tmp_path, new, recipe="other")
+    rewrite_recipe(tmp_path / "recipes" / "other" / "0001", model={"kind": "efficientad-lite"})
+    with pytest.raises(FitError, match="of efficientad-lite, which can't be extended; fit again"):
         extended(tmp_path, new, recipe="other")
 
 
