@@ -63,13 +63,13 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         names = [str(plan.good.frames[index].path) for index in plan.measured]
         suspects = [names[i] for i in np.argsort(-held_out, kind="stable")[:3].tolist()]
         blind = scored.scores[len(golden) - 1] <= limit.score
-        warnings = [*limit.warnings, *([_blindness(suspects)] if blind else [])]
+        warnings = [*limit.warnings, *([_blindness(plan, suspects)] if blind else [])]
         _write_report(staging, plan, limit, held_out, scored, warnings)
     plan.kind.published(plan)
     if blind and options.activate:
         raise FitError(
-            f"{options.product}/{staging.version} was stored but not activated: {_blindness(suspects)}; see "
-            f"{staging.final / 'report.html'}"
+            f"{options.product}/{staging.version} was stored but not activated: "
+            f"{_blindness(plan, suspects)}; see {staging.final / 'report.html'}"
         )
     for warning in warnings:
         progress.note(f"warning: {warning}")
@@ -136,11 +136,19 @@ def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
     return 1.0 if exact else max(1.0, float(np.max(compiled / np.maximum(known, 1e-12))))
 
 
-def _blindness(suspects: list[str]) -> str:
-    return (
+def _blindness(plan: Plan, suspects: list[str]) -> str:
+    painted = (
         "a frame with a square of an eighth of its side painted over still passes, so this recipe would find "
-        f"no defects. The least usual good parts are {', '.join(suspects)}: are they really good? If so, "
-        "teach more alike parts, or look closer with --tile or --roi"
+        "no defects. "
+    )
+    if plan.folds.trained_once:
+        return painted + (
+            "Its network learned too little: train longer with --minutes or --steps, give more good parts, "
+            "or take --model padim"
+        )
+    return painted + (
+        f"The least usual good parts are {', '.join(suspects)}: are they really good? If so, teach more "
+        "alike parts, or look closer with --tile or --roi"
     )
 
 

@@ -150,8 +150,8 @@ def test_efficientad_s_learns_from_the_teacher_of_a_file(parts, tmp_path):
 
 def test_a_graph_that_disagrees_with_the_network_is_never_published(parts, tmp_path, monkeypatch):
     honest = Detector.combined
-    monkeypatch.setattr(Detector, "combined", lambda self, images: 1.01 * honest(self, images))
-    with pytest.raises(FitError, match="differs from the trained one's by 0"):
+    monkeypatch.setattr(Detector, "combined", lambda self, images: 1.05 * honest(self, images))
+    with pytest.raises(FitError, match=r"differs from the trained one's by 4\."):
         run(parts, tmp_path, steps=1)
     assert not (tmp_path / "recipes" / "flange" / "0001").exists()
 
@@ -334,14 +334,14 @@ def test_the_quantiles_are_those_of_held_out_errors_in_their_order(tmp_path):
 def test_training_ends_early_where_held_out_frames_gain_nothing_and_keeps_the_best(tmp_path, monkeypatch):
     learner = training(short(200))
     learner.begin(tmp_path / "one.pt", {"of": 1})
-    found = iter([3.0, 2.0, 4.0, 5.0, 2.5, 2.1, 2.2])
+    found = iter([3.0, 2.0, 4.0, 5.0, 2.5, 2.1, 2.2, 2.3, 2.4, 2.2, 2.1, 3.0])
     monkeypatch.setattr(Detector, "errors", lambda self, images: (torch.tensor(next(found)), None))
     monkeypatch.setattr(Training, "_batches", lambda self, numbers: [None])
     monkeypatch.setattr(Training, "_learn", lambda *_: {})
     for _ in learner.run():
         if learner.step > learner.course.best_step:
             learner.trained.mean += 1
-    assert (learner.step, learner.course.best_step, learner.course.best) == (70, 20, 2.0)
+    assert (learner.step, learner.course.best_step, learner.course.best) == (120, 20, 2.0)
     monkeypatch.undo()
     kept = {name: value.clone() for name, value in learner.course.kept.items()}
     learner.finish()

@@ -26,12 +26,12 @@ from calibrate.folds import Indices
 from calibrate.pretrain import checkpoint
 from inspectord.errors import FitError
 
-SAVE_EVERY_S = 60.0
+SAVE_EVERY_S = 15.0
 NORMALISED_BY = 400  # tiles at most that give the teacher's mean and spread
 CHECKED = 64  # held-out tiles at most that a check looks at
 MEASURED = 512  # held-out tiles at most that give the quantiles
 CHECKS = 20  # over the whole schedule
-PATIENCE = 5  # checks without a better one that end the training
+PATIENCE = 10  # checks without a better one that end the training; at a high rate errors go up and down
 TIMED_S = 2.0  # of steps, to know how long one takes
 FOR_STEPS = 0.9  # of the minutes; the rest goes to checks
 
