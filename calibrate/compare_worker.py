@@ -1,21 +1,22 @@
 """Runs one task of a comparison in a fresh process.
 
-`python -m calibrate.compare_worker ANSWER PARENT` reads a pickled task from standard input and writes the
-pickled answer to the file ANSWER; it ends with the process PARENT. A process of its own keeps the memory of
-a daemon apart from everything else, and a fit that runs out of it costs that kind alone.
+A process of its own keeps the memory of a daemon apart from everything else, and a fit that runs out of it
+costs that kind alone. It ends with the process that asked.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import multiprocessing
 import os
-import pickle
 import signal
-import subprocess
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -26,24 +27,29 @@ INTERRUPTED = 130
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 10.0  # for a fit that is told to stop: it removes what it has begun
+FRESH = multiprocessing.get_context("spawn")
 
 
 def ask(task: Task, work: Path) -> Any:
     """The task's answer, or Failed; its temporary files go below work, so that they end with it."""
-    answer = work / "answer.pickle"
-    answer.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "calibrate.compare_worker", str(answer), str(os.getpid())]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, env=os.environ | {"TMPDIR": str(work)}) as process:
-        try:
-            process.communicate(pickle.dumps(task))
-        except BaseException:
-            _stop(process)
-            raise
-    if process.returncode == -signal.SIGKILL:
+    receiving, sending = FRESH.Pipe(duplex=False)
+    process = FRESH.Process(target=_work, args=(task, sending, os.getpid(), work))
+    try:
+        process.start()
+        sending.close()
+        with contextlib.suppress(EOFError):
+            return receiving.recv()
+        process.join()
+    except BaseException:
+        _stop(process)
+        raise
+    finally:
+        receiving.close()
+        if process.pid is not None:
+            process.join()
+    if process.exitcode == -signal.SIGKILL:
         return Failed("it was killed; most likely memory ran out: take fewer or smaller tiles, or --resize")
-    if not answer.is_file():
-        return Failed(f"it ended with code {process.returncode} and without an answer; see the lines above")
-    return pickle.loads(answer.read_bytes())
+    return Failed(f"it ended with code {process.exitcode} and without an answer; see the lines above")
 
 
 @contextlib.contextmanager
@@ -69,13 +75,12 @@ def _interrupt(*_: object) -> NoReturn:
     raise KeyboardInterrupt
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
+def _stop(process: SpawnProcess) -> None:
+    if process.pid is None:
+        return
     process.terminate()  # not by SIGINT: a job in a shell's background is begun with that ignored
-    try:
-        process.wait(PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+    process.join(PATIENCE_S)
+    process.kill()
 
 
 def _answer(task: Task) -> Any:
@@ -96,16 +101,11 @@ def _die_with(parent: int) -> None:
         os._exit(1)
 
 
-def main() -> int:
-    _die_with(int(sys.argv[2]))
+def _work(task: Task, answer: Connection, parent: int, work: Path) -> None:
+    _die_with(parent)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     try:
         with interruptible():
-            answer = _answer(pickle.load(sys.stdin.buffer))
-            Path(sys.argv[1]).write_bytes(pickle.dumps(answer))
+            answer.send(_answer(task))
     except KeyboardInterrupt:
-        return INTERRUPTED
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+        sys.exit(INTERRUPTED)

@@ -226,20 +226,21 @@ def test_a_lost_terminal_that_is_to_be_ignored_ends_nothing():
 
 def test_no_worker_outlives_a_comparison_that_is_killed(tmp_path):
     code = """
-import pathlib, sys
+import functools, pathlib, sys, types
 from calibrate.compare_worker import ask
 
-class Nap:
-    def __reduce__(self):
-        return exec, (f"open({sys.argv[1] + '/here'!r}, 'w').close(); import time; time.sleep(60)",)
-
-ask(Nap(), pathlib.Path(sys.argv[1]))
+here = sys.argv[1] + "/here"
+nap = f"import os, time; os.symlink(str(os.getpid()), {here!r}); time.sleep(60)"
+ask(types.SimpleNamespace(run=functools.partial(exec, nap)), pathlib.Path(sys.argv[1]))
 """
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT)
-    wait_for((tmp_path / "here").exists)
+    here = tmp_path / "here"
+    wait_for(here.is_symlink)
+    worker = Path("/proc") / here.readlink()
+    assert worker.exists()
     process.kill()
     process.wait(timeout=10)
-    wait_for(lambda: not processes_with(f"TMPDIR={tmp_path}"), within_s=20)
+    wait_for(lambda: not worker.exists(), within_s=20)
 
 
 class Bomb:
