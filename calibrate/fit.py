@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import resource
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -210,7 +209,7 @@ def estimate(plan: Plan) -> Estimate:
     Raises FitError where the model kind foresees that it can't be done.
     """
     frame_s = _frame_seconds(plan)
-    cost = plan.kind.cost(plan, peak_mb=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    cost = plan.kind.cost(plan, peak_mb=_peak_mb())
     return Estimate(
         frames=len(plan.good),
         positions=plan.positions,
@@ -232,6 +231,14 @@ def _int8_seconds(plan: Plan, frame_s: float, learning_s: float) -> float:
     from calibrate.eight_bits import seconds
 
     return seconds(plan, frame_s, learning_s)
+
+
+def _peak_mb() -> float:
+    """Of this process since its program started; ru_maxrss would know the parent's too."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return 0.0
 
 
 def _frame_seconds(plan: Plan) -> float:
