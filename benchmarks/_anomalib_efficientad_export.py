@@ -13,16 +13,14 @@ It writes, under OUT_DIR:
 
 import argparse
 import importlib
-import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from _anomalib_export import PACKAGES, SEED, SIDE_PX, TEST_IMAGES, import_padim, set_range, textures
+from _anomalib_export import SEED, TEST_IMAGES, import_padim, set_range, textures, write_model
 
 
 def untrained() -> Any:
@@ -46,13 +44,7 @@ def export(out_dir: Path) -> None:
     out_dir.mkdir(parents=True, exist_ok=True)
     save_file = importlib.import_module("safetensors.torch").save_file
     save_file(detector.model.teacher.state_dict(), out_dir / "teacher.safetensors")
-    xml = detector.to_openvino(out_dir, input_size=(SIDE_PX, SIDE_PX), onnx_kwargs={"opset_version": 18})
-    facts = {
-        "model": str(xml.relative_to(out_dir)),
-        "seed": SEED,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    (out_dir / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_model(detector, out_dir)
 
 
 if __name__ == "__main__":

@@ -132,6 +132,19 @@ def reference_arrays(padim: Any, fit_images: torch.Tensor, images: torch.Tensor)
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 
 
+def write_model(detector: Any, out_dir: Path, **more: Any) -> None:
+    """Writes a detector's IR under out_dir and last, with more said of it, export.json."""
+    # anomalib asks for opset 14, fails to convert PaDiM to it, warns at length and keeps 18: the same model.
+    xml = detector.to_openvino(out_dir, input_size=(SIDE_PX, SIDE_PX), onnx_kwargs={"opset_version": 18})
+    facts = {
+        "model": str(xml.relative_to(out_dir)),
+        "seed": SEED,
+        **more,
+        "versions": {name: version(name) for name in PACKAGES},
+    }
+    (out_dir / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+
+
 def export(out_dir: Path) -> None:
     """Writes the files that the module's docstring names under out_dir."""
     torch.manual_seed(SEED)
@@ -146,14 +159,7 @@ def export(out_dir: Path) -> None:
     np.savez(out_dir / "reference.npz", **reference_arrays(padim, fit_images, images))
     save_file = importlib.import_module("safetensors.torch").save_file
     save_file(padim.model.feature_extractor.feature_extractor.state_dict(), out_dir / "backbone.safetensors")
-    # anomalib asks for opset 14, fails to convert PaDiM to it, warns at length and keeps 18: the same model.
-    xml = padim.to_openvino(out_dir, input_size=(SIDE_PX, SIDE_PX), onnx_kwargs={"opset_version": 18})
-    facts = {
-        "model": str(xml.relative_to(out_dir)),
-        "seed": SEED,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    (out_dir / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_model(padim, out_dir)
 
 
 if __name__ == "__main__":

@@ -17,9 +17,7 @@ It writes, under OUT_DIR:
 
 import argparse
 import importlib
-import json
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +27,14 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 from _anomalib_export import (
     FIT_BATCH,
-    PACKAGES,
     SEED,
-    SIDE_PX,
     TEST_IMAGES,
     import_padim,
     randomise_norms,
     set_range,
     textures,
     to_model_input,
+    write_model,
 )
 
 FIT_IMAGES = 40
@@ -110,15 +107,7 @@ def export(out_dir: Path, members: int) -> None:
     save_file(
         patchcore.model.feature_extractor.feature_extractor.state_dict(), out_dir / "backbone.safetensors"
     )
-    xml = patchcore.to_openvino(out_dir, input_size=(SIDE_PX, SIDE_PX), onnx_kwargs={"opset_version": 18})
-    facts = {
-        "model": str(xml.relative_to(out_dir)),
-        "seed": SEED,
-        "members": members,
-        "neighbours": NEIGHBOURS,
-        "versions": {name: version(name) for name in PACKAGES},
-    }
-    (out_dir / "export.json").write_text(json.dumps(facts, indent=2) + "\n")
+    write_model(patchcore, out_dir, members=members, neighbours=NEIGHBOURS)
 
 
 if __name__ == "__main__":

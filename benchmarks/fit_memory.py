@@ -29,8 +29,8 @@ from safetensors.numpy import save_file
 from benchmarks._common import Words, calibrate, finish, new_report, scratch, table
 from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import random_state
-from calibrate.fit import Plan, prepare
 from calibrate.options import FitOptions
+from calibrate.plan import Plan, prepare
 from calibrate.progress import Silent
 from inspectord.frame import Pixels
 from inspectord.inspect import compile_model

@@ -26,9 +26,10 @@ import openvino as ov
 from benchmarks import anomalib_padim as anomalib
 from benchmarks._common import BENCH_DIR, finish, new_report, scratch, table
 from benchmarks._layers import layers, print_layers
-from calibrate.fit import modelled, prepare
+from calibrate.fit import modelled
 from calibrate.graph import recipe_model, valid_cells
 from calibrate.options import FitOptions
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.quantise import quantised, rest_precision
 from calibrate.tiles import Joiner

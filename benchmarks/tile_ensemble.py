@@ -24,7 +24,7 @@ from safetensors.numpy import save_file
 
 from benchmarks._common import finish, measured, new_report, scratch, table
 from benchmarks._layers import layers, print_layers
-from calibrate.backbones import Backbone, open_backbone
+from calibrate.backbones import BUNDLED, Backbone, open_backbone
 from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import random_state
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
@@ -42,7 +42,7 @@ STAGES = 3  # of the network; the fourth is never used
 
 
 def backbone_of(name: str, folder: Path) -> Backbone:
-    if name == "bundled":
+    if name in BUNDLED:
         return open_backbone(name, None, None)
     weights = folder / f"{name}.safetensors"
     save_file(random_state(state_shapes(name, STAGES), SEED), weights)
@@ -143,7 +143,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.tile_ensemble", description=__doc__.split("\n")[0]
     )
-    parser.add_argument("--backbones", nargs="+", default=["bundled", "resnet18"])
+    parser.add_argument("--backbones", nargs="+", default=["lite", "resnet18"])
     parser.add_argument("--sides", nargs="+", type=int, default=[256, 512, 1024, 2048], metavar="PIXELS")
     parser.add_argument("--dimensions", nargs="+", type=int, default=[DIMENSIONS, 32], help="features kept")
     parser.add_argument("--threads", type=int, default=2)

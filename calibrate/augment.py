@@ -1,4 +1,4 @@
-"""Changed copies of good frames: turned and shifted ones that still are good, and one that is not."""
+"""Changed copies of good frames: turned and shifted ones that still are good, and ones that are not."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import numpy as np
 
 from calibrate.region import Region
 from inspectord.frame import Pixels
+from inspectord.inspect import Floats
 
 MAX_ANGLE_DEG = 10.0
 MAX_SHIFT = 1 / 16  # of the side: the play of the paper's 224-pixel crop in a 256-pixel frame
@@ -30,19 +31,32 @@ def augmented(pixels: Pixels, digest: str, copy: int, seed: int) -> Pixels:
 
 
 def marked(pixels: Pixels, region: Region) -> Pixels:
-    """A frame with a square of an eighth of the region's side, half the grey scale off, where most is seen.
+    """A frame with a square of an eighth of the region's side, where most is seen."""
+    return painted(pixels, region, half_of(region))
+
+
+def half_of(region: Region) -> int:
+    """Half the side of that square, in pixels."""
+    return max(1, min(region.roi[2:]) // 16)
+
+
+def painted(pixels: Pixels, region: Region, half: int) -> Pixels:
+    """A frame with a square of twice `half` pixels, half the grey scale off.
 
     It lies as far as can be from ignored pixels and the region's border.
     """
     x, y, width, height = region.roi
-    seen = np.zeros((height + 2, width + 2), np.uint8)
-    seen[1:-1, 1:-1] = ~region.crop()
-    depth = cv2.distanceTransform(seen, cv2.DIST_L2, 3)[1:-1, 1:-1]
-    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
-    half = max(1, min(width, height) // 16)
+    deep = depth(region)
+    row, column = np.unravel_index(int(deep.argmax()), deep.shape)
     out = pixels.copy()
     out[
         max(y, y + row - half) : min(y + height, y + row + half),
         max(x, x + column - half) : min(x + width, x + column + half),
     ] += np.uint8(128)
     return out
+
+
+def depth(region: Region) -> Floats:
+    """How far each pixel lies from ignored ones and from the region's border, (roi height, roi width)."""
+    seen = np.pad(~region.crop(), 1).astype(np.uint8)
+    return np.asarray(cv2.distanceTransform(seen, cv2.DIST_L2, 3)[1:-1, 1:-1], np.float32)

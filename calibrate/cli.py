@@ -65,7 +65,8 @@ def _fit(options: argparse.Namespace) -> int:
 
     wanted, progress = fit_options(options), _progress()
     check_place(wanted.recipes_dir, wanted.product)
-    from calibrate.fit import estimate, fit, prepare
+    from calibrate.fit import estimate, fit
+    from calibrate.plan import prepare
     from calibrate.show import fitted_lines
 
     plan = prepare(wanted, progress)
@@ -145,7 +146,7 @@ def _list(options: argparse.Namespace) -> int:
 def _activate(options: argparse.Namespace) -> int:
     from calibrate.store import activate
 
-    return _now_active(activate(options.recipes_dir, options.product, options.version))
+    return _now_active(activate(options.recipes_dir, options.product, options.version, options.anyway))
 
 
 def _keygen(options: argparse.Namespace) -> int:
@@ -185,6 +186,8 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _now_active(recipe: Recipe) -> int:
+    if recipe.is_blind:
+        print(f"warning: {recipe.id} is blind: {recipe.blindness}", file=sys.stderr)
     print(
         f"recipe {recipe.id} is active; a running daemon takes it with `systemctl reload inspectord@STATION`"
     )
@@ -337,7 +340,7 @@ COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
     ),
     "pretrain": (
         _pretrain,
-        "train the bundled backbone anew on photographs and made-up scenes (developers; needs torch)",
+        "train a bundled network anew on photographs and made-up scenes (developers; needs torch)",
         {
             "calibrate pretrain corpus --out runs/lite --threads 2": "over an hour on two cores; the same "
             "command continues a run that was stopped"

@@ -9,7 +9,10 @@ network of its own.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import platform
+import socket
+import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
@@ -22,7 +25,8 @@ from inspectord.errors import FitError
 
 R = TypeVar("R")
 SCHEME = "dask://"
-ANSWER_S = 10.0  # for the scheduler, and for a first worker to be there
+CONNECT_S = 2.0  # to reach the scheduler, and as long again for its greeting
+ANSWER_S = 10.0  # for it to answer, and for a first worker to be there
 AHEAD = 2  # units a thread of a worker: the next one travels while one is computed
 # What results depend on. dask asks for its own version itself.
 PACKAGES = ("numpy", "scipy", "torch")  # torch for some kinds only
@@ -39,16 +43,19 @@ class Cluster:
             if error.name not in ("distributed", "dask"):
                 raise
             raise FitError("--on needs dask: `pip install 'inspectord[cluster]'`, or give --jobs") from error
+        no_answer = (
+            f"no dask scheduler answers at {address}; start one there with `dask scheduler`, or give "
+            "--jobs to fit on this box"
+        )
+        if not _greets(address):
+            raise FitError(no_answer)
         try:
             # Not the default client: nothing else in this process is to find itself on a cluster.
             self._client = Client(
                 "tcp://" + address.removeprefix(SCHEME), timeout=ANSWER_S, set_as_default=False
             )
         except (OSError, TimeoutError, ValueError) as error:
-            raise FitError(
-                f"no dask scheduler answers at {address}; start one there with `dask scheduler`, or give "
-                "--jobs to fit on this box"
-            ) from error
+            raise FitError(no_answer) from error
 
     def __enter__(self) -> Cluster:
         try:
@@ -106,6 +113,31 @@ class Cluster:
             _same(theirs, installed(), worker)
 
 
+def _greets(address: str) -> bool:
+    """A scheduler is there, known in a few seconds: dask's own client tries again and again, waits for a name
+    as long as the system does, and takes what another server says for a length.
+    """
+    host, _, port = address.removeprefix(SCHEME).rpartition(":")
+    heard: list[bool] = []
+
+    async def greet(where: str) -> None:
+        from distributed.comm import connect
+
+        (await asyncio.wait_for(connect(where, timeout=CONNECT_S), CONNECT_S)).abort()
+
+    def call() -> None:
+        with contextlib.suppress(Exception):  # whatever went wrong, it is no scheduler
+            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as found:
+                there, at, *_ = found.getpeername()
+            asyncio.run(greet(f"tcp://[{there}]:{at}" if ":" in there else f"tcp://{there}:{at}"))
+            heard.append(True)
+
+    caller = threading.Thread(target=call, daemon=True)
+    caller.start()
+    caller.join(2 * CONNECT_S)
+    return bool(heard)
+
+
 def installed() -> dict[str, str | None]:
     """What is installed here, by name; None where a package is not."""
     found: dict[str, str | None] = {"inspectord": __version__, "python": platform.python_version()}
@@ -118,9 +150,17 @@ def installed() -> dict[str, str | None]:
 
 
 def computed(wanted: dict[str, str | None], function: Callable[..., R], unit: Unit) -> R:
-    """function(*unit), on a worker; of those that came late nobody has asked yet what they have."""
-    _same(installed(), wanted, platform.node())
-    return alone(function, unit)
+    """function(*unit), on a worker; of those that came late nobody has asked yet what they have.
+
+    Raises FitError where the worker's box is at fault: its temporary files tell the operator nothing.
+    """
+    worker = platform.node()
+    _same(installed(), wanted, worker)
+    try:
+        return alone(function, unit)
+    except (OSError, MemoryError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else "Out of memory"
+        raise FitError(f"{why}, on worker {worker}; free some there, or leave that worker out") from error
 
 
 def _same(theirs: dict[str, str | None], ours: dict[str, str | None], worker: str) -> None:

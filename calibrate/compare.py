@@ -22,11 +22,12 @@ from calibrate.compare_wanted import Wanted
 from calibrate.compare_words import advise
 from calibrate.compare_worker import ask
 from calibrate.evaluation import GOOD
+from calibrate.images import GoodFrames
 from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.show import say
 from calibrate.synthetic import KINDS
-from inspectord.errors import FrameError, StateError
+from inspectord.errors import FrameError
 from inspectord.frame import letterbox
 from inspectord.sources.files import list_images, read_image
 
@@ -46,6 +47,7 @@ class _Bench:
     """What all kinds are measured with; every step runs in a process of its own."""
 
     work: Path
+    good: GoodFrames
     samples: Path
     given: Path | None
     examples: tuple[Path, ...]
@@ -54,7 +56,7 @@ class _Bench:
 
     def fit(self, options: FitOptions) -> _Fitted:
         began = time.monotonic()
-        recipe = ask(Fit(options), self.work)
+        recipe = ask(Fit(options, self.good), self.work)
         if isinstance(recipe, Failed):
             self.progress.note(f"{options.model} failed: {recipe.why}")
         return _Fitted(options.model, recipe, time.monotonic() - began)
@@ -72,13 +74,13 @@ class _Bench:
         return [_quietest(found) for found in rounds]
 
     def row(self, fitted: _Fitted, timed: Timed | Failed) -> Compared:
-        found: Measured | Timed | Failed = timed
-        if isinstance(timed, Timed) and isinstance(fitted.recipe, Path):
-            task = Measure(fitted.recipe, self.threads, timed, self.samples, self.given, self.examples)
-            found = ask(task, self.work)
-        if isinstance(found, Measured):
-            return Compared(fitted.kind, fitted.seconds, found, "")
-        return Compared(fitted.kind, fitted.seconds, None, found.why if isinstance(found, Failed) else "")
+        if isinstance(timed, Failed):
+            return Compared(fitted.kind, fitted.seconds, None, timed.why)
+        assert isinstance(fitted.recipe, Path)  # or nothing had been timed
+        found = ask(Measure(fitted.recipe, self.threads, self.samples, self.given, self.examples), self.work)
+        if isinstance(found, Failed):
+            return Compared(fitted.kind, fitted.seconds, None, found.why)
+        return Compared(fitted.kind, fitted.seconds, Measured(**vars(found), timed=timed), "")
 
 
 def _quietest(rounds: list[Timed | Failed]) -> Timed | Failed:
@@ -101,16 +103,16 @@ def compare(wanted: Wanted, progress: Progress) -> Comparison:
         parted = split(first, first.seed, work, progress)
         given = None if wanted.defective is None else given_set(wanted.defective, parted, work / "given")
         examples = _examples(parted, given, first.letterbox)
-        bench = _Bench(work, parted.samples, given, _saved(examples, work), first.threads, progress)
+        saved = _saved(examples, work)
+        bench = _Bench(work, parted.teaching, parted.samples, given, saved, first.threads, progress)
         fitted = []
         for number, options in enumerate(wanted.kinds, start=1):
             progress.note(f"--- {options.model}, {number} of {len(wanted.kinds)} ---")
-            own = replace(options, folders=parted.teaching, recipes_dir=place, product=options.model)
-            fitted.append(bench.fit(own))
+            fitted.append(bench.fit(replace(options, recipes_dir=place, product=options.model)))
         rows = [bench.row(one, timed) for one, timed in zip(fitted, bench.times(fitted), strict=True)]
     return Comparison(
         folders=tuple(map(str, first.folders)),
-        taught=parted.taught,
+        taught=len(parted.teaching),
         held_out=tuple(map(str, parted.held_out)),
         seed=first.seed,
         threads=first.threads or os.cpu_count() or 1,
@@ -124,14 +126,12 @@ def compare(wanted: Wanted, progress: Progress) -> Comparison:
 
 @contextlib.contextmanager
 def _folders(keep: Path | None) -> Iterator[tuple[Path, Path]]:
-    """A folder to work in and one for recipes. Raises StateError where keep is there already."""
+    """A folder to work in and one for recipes."""
     with contextlib.ExitStack() as stack:
         work = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="calibrate-compare-")))
         if keep is None:
             yield work, work / "recipes"
             return
-        if keep.exists():
-            raise StateError(f"{keep} exists; give --keep a folder that does not")
         beside = tempfile.TemporaryDirectory(prefix=f".{keep.name}-", dir=keep.absolute().parent)
         recipes = Path(stack.enter_context(beside)) / "recipes"
         recipes.mkdir()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
@@ -27,26 +27,25 @@ MOST_STRUCK_PIXELS = 400_000_000  # of each strength; fewer strikes on large fra
 
 @dataclass(frozen=True)
 class Split:
-    """Good frames parted: teaching has one folder a run, links to the operator's files."""
+    """Good frames parted."""
 
-    teaching: tuple[Path, ...]
-    taught: int
+    teaching: GoodFrames
     held_out: tuple[Path, ...]  # the operator's files
     samples: Path  # test/good, test/clear-spot ..., ground_truth: what evaluate takes
     strikes: int  # of each strength
 
 
 def split(options: FitOptions, seed: int, work: Path, progress: Progress) -> Split:
-    """Hold out a seeded share of the good frames, strike them, and link the others below work.
+    """Hold out a seeded share of the good frames, and strike them below work.
 
     Raises FitError where too few frames would be left to teach, and what collect_good_frames raises.
     """
     good = collect_good_frames(options.folders, options.letterbox, options.skip_bad, progress)
     chosen = _chosen(len(good), seed)
-    teaching = _linked(good, set(range(len(good))) - set(chosen), work / "good")
+    teaching = tuple(good.frames[index] for index in sorted(set(range(len(good))) - set(chosen)))
     strikes = _strike(good, chosen, options, seed, work / "samples", progress)
     paths = tuple(good.frames[index].path for index in chosen)
-    return Split(teaching, len(good) - len(chosen), paths, work / "samples", strikes)
+    return Split(replace(good, frames=teaching), paths, work / "samples", strikes)
 
 
 def _chosen(frames: int, seed: int) -> list[int]:
@@ -60,17 +59,6 @@ def _chosen(frames: int, seed: int) -> list[int]:
     return sorted(np.random.default_rng(seed).permutation(frames)[:count].tolist())
 
 
-def _linked(good: GoodFrames, indices: set[int], place: Path) -> tuple[Path, ...]:
-    """A folder for each run, so that parts can still be held out a run at a time."""
-    folders: dict[str, Path] = {}
-    for index in sorted(indices):
-        frame = good.frames[index]
-        folder = folders.setdefault(frame.run, place / f"{len(folders):02d}")
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / f"{index:06d}_{frame.path.name}").symlink_to(frame.path.resolve())
-    return tuple(folders.values())
-
-
 def _strike(
     good: GoodFrames, chosen: list[int], options: FitOptions, seed: int, place: Path, progress: Progress
 ) -> int:
@@ -78,9 +66,7 @@ def _strike(
     area = good.shape[0] * good.shape[1]
     rounds = max(1, min(STRIKES, MOST_STRUCK_PIXELS // area) // len(KINDS))
     region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
-    x, y, width, height = region.roi
-    where = np.zeros(good.shape[:2], np.bool_)
-    where[y : y + height, x : x + width] = ~region.crop()
+    where = region.looked_at()
     for number, index in enumerate(chosen):
         write_image(place / "test" / GOOD / f"{number:03d}.png", good.read(index))
     numbers = range(rounds * len(KINDS))

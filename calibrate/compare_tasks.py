@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from calibrate.mishaps import explained
 from inspectord.errors import FrameError, InspectordError
+from inspectord.linux import peak_mb
 
 if TYPE_CHECKING:
     from calibrate.evaluation import Evaluation
+    from calibrate.images import GoodFrames
     from calibrate.options import FitOptions
     from inspectord.frame import Pixels
     from inspectord.inspect import Floats, Inspector
@@ -36,16 +38,18 @@ class Failed:
 
 @dataclass(frozen=True)
 class Fit:
-    """Fit and publish; the answer is the recipe's folder."""
+    """Fit these good frames and publish; the answer is the recipe's folder."""
 
     options: FitOptions
+    good: GoodFrames
 
     def run(self) -> Path:
-        from calibrate.fit import estimate, fit, prepare
+        from calibrate.fit import estimate, fit
+        from calibrate.plan import prepare
         from calibrate.progress import on_stderr
 
         shown = on_stderr()
-        plan = prepare(self.options, shown)
+        plan = prepare(self.options, shown, self.good)
         for line in estimate(plan).lines():
             shown.note(f"{self.options.model}: {line}")
         return fit(plan, shown).path
@@ -80,7 +84,7 @@ class Time:
             p50_ms=times[len(times) // 2],
             p99_ms=times[math.ceil(len(times) * 0.99) - 1],
             frames=len(times),
-            memory_mb=_peak_mb(),
+            memory_mb=peak_mb(),
         )
 
 
@@ -94,12 +98,11 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a recipe is worth on this box."""
+class Worth:
+    """What a recipe finds and rejects."""
 
     spec: RecipeToml
     blind: bool
-    timed: Timed
     recipe_mb: float
     samples: Evaluation  # held-out good frames, and made-up defects on them
     given: Evaluation | None  # the defective frames that were given
@@ -108,17 +111,23 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Measured(Worth):
+    """And how fast it does so on this box."""
+
+    timed: Timed
+
+
+@dataclass(frozen=True)
 class Measure:
-    """Evaluate a recipe, and look at the examples with it; timed was found before and joins the answer."""
+    """Evaluate a recipe, and look at the examples with it."""
 
     recipe: Path
     threads: int
-    timed: Timed
     samples: Path
     given: Path | None
     examples: tuple[Path, ...]
 
-    def run(self) -> Measured:
+    def run(self) -> Worth:
         from calibrate.evaluate import evaluate
         from calibrate.progress import on_stderr
         from inspectord.inspect import Inspector
@@ -135,11 +144,10 @@ class Measure:
                 given = evaluate(recipe, self.given, on_stderr(), self.threads)
             except (InspectordError, OSError, MemoryError) as error:  # they have no say, so no veto either
                 known = explained(error)
-                why = str(error) if known is None else known[0]
-        return Measured(
+                why = _as_named(str(error) if known is None else known[0], self.given)
+        return Worth(
             spec=recipe.spec,
             blind=recipe.is_blind,
-            timed=self.timed,
             recipe_mb=sum(path.stat().st_size for path in self.recipe.rglob("*") if path.is_file()) / 1e6,
             samples=samples,
             given=given,
@@ -163,12 +171,12 @@ def _times(inspector: Inspector, frames: list[Pixels]) -> list[float]:
     return sorted(times[WARM_UP:])
 
 
-def _peak_mb() -> float:
-    """Of this process since its program started; ru_maxrss would know the parent's too."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return math.nan
+def _as_named(text: str, given: Path) -> str:
+    """With the operator's own files in the place of the links to them, which go with the comparison."""
+    for link in given.rglob("*"):
+        if link.is_symlink():
+            text = text.replace(str(link), str(link.readlink()))
+    return text
 
 
 def _seen(inspector: Inspector, path: Path) -> Seen:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from scipy import stats
 
 from calibrate.compare_result import Comparison, figure, is_found, of_strength, share, struck_figures
 from calibrate.compare_tasks import Measured
+from calibrate.evaluation import Rate
 from calibrate.limits import CONFIDENCE, in_words, upper_bound
 
 CHANCE = 0.05  # a difference that chance alone makes more often than this decides nothing
@@ -35,19 +37,29 @@ def advise(comparison: Comparison) -> Advice:
     able = comparison.able()
     out = {kind: why for kind in able if (why := _unfit(able[kind], comparison.deadline_ms))}
     ready = {kind: measured for kind, measured in able.items() if kind not in out}
-    evidence = _evidence(comparison)
-    left_out = [f"{kind} is left out: {why}." for kind, why in out.items()]
-    left_out += [f"{kind} could not be compared; it may be better or worse." for kind in comparison.failed()]
+    left_out, evidence = _left_out(out, comparison), _evidence(comparison)
     if not ready:
         return Advice(None, "No kind can be recommended.", tuple(left_out), evidence)
     near = [kind for kind in ready if not any(_beats(other, ready[kind]) for other in ready.values())]
-    best = max(near, key=lambda kind: _found(ready[kind]))
     fastest = min(ready[kind].timed.p50_ms for kind in near)
     quick = [kind for kind in near if ready[kind].timed.p50_ms <= AS_FAST * fastest]
     chosen = max(quick, key=lambda kind: _found(ready[kind]))
-    changes = [*_other_needs(chosen, ready), _weak(ready[chosen]), *left_out]
-    changes += _by_given(chosen, ready, comparison)
-    return Advice(chosen, _reason(chosen, best, near, ready), tuple(changes), evidence)
+    took = ready[chosen]
+    changes = [*_other_needs(chosen, ready), _weak(took), *_by_given(chosen, ready, comparison)]
+    if len(ready) == 1:
+        others, left_out = _alone(left_out), []
+    else:
+        others = _against_others(chosen, near, ready)
+    return Advice(chosen, f"{_take(chosen, took)} {others} {_needed(took)}", (*changes, *left_out), evidence)
+
+
+def _left_out(out: dict[str, str], comparison: Comparison) -> list[str]:
+    """The kinds that can't be recommended, each with its reason."""
+    unfit = [f"{kind} is left out: {why}." for kind, why in out.items()]
+    failed = comparison.failed().items()
+    return unfit + [
+        f"{kind} could not be compared ({why}); it may be better or worse." for kind, why in failed
+    ]
 
 
 def _unfit(measured: Measured, deadline_ms: float | None) -> str:
@@ -56,10 +68,11 @@ def _unfit(measured: Measured, deadline_ms: float | None) -> str:
     if measured.blind:
         return "a good frame with a large square painted over passes, so it would find no defects"
     clear, _ = struck_figures(measured)
-    if clear.found.events < FEW_FOUND * clear.found.parts:
+    if clear.found.events < _fewest(clear.found):
         return (
-            f"it finds {share(clear.found)} clear made-up defects, too few to rely on; look closer with "
-            "--tile or --roi, or teach more good frames, and compare again"
+            f"it finds {share(clear.found)} clear made-up defects, too few to rely on: "
+            f"{_fewest(clear.found)} are needed; look closer with --tile or --roi, or teach more good "
+            "frames, and compare again"
         )
     if rejects.low > limits.proven_false_reject_rate:
         return (
@@ -69,6 +82,11 @@ def _unfit(measured: Measured, deadline_ms: float | None) -> str:
     if deadline_ms is not None and measured.timed.p99_ms > deadline_ms:
         return f"one frame in a hundred takes {measured.timed.p99_ms:.1f} ms, over {deadline_ms:g} ms"
     return ""
+
+
+def _fewest(clear: Rate) -> int:
+    """Made-up defects that a kind must find to be recommended."""
+    return math.ceil(FEW_FOUND * clear.parts)
 
 
 def _found(measured: Measured) -> int:
@@ -99,19 +117,31 @@ def _in_figures(measured: Measured) -> str:
     )
 
 
-def _reason(chosen: str, best: str, near: list[str], ready: dict[str, Measured]) -> str:
-    took = ready[chosen]
-    start = (
-        f"Take {chosen}: it {_in_figures(took)} (99 of 100 frames within {took.timed.p99_ms:.1f} ms), with "
-        f"{took.timed.memory_mb:.0f} MB of memory"
+def _take(kind: str, took: Measured) -> str:
+    return (
+        f"Take {kind}: it {_in_figures(took)} (99 of 100 frames within {took.timed.p99_ms:.1f} ms), with "
+        f"{took.timed.memory_mb:.0f} MB of memory."
     )
-    if len(ready) == 1:
-        return f"{start}. No other kind is left to choose from."
+
+
+def _needed(took: Measured) -> str:
+    clear = struck_figures(took)[0].found
+    return f"A kind must find {_fewest(clear)} of the {clear.parts} clear made-up defects to be recommended."
+
+
+def _alone(left_out: list[str]) -> str:
+    """Why there was no choice."""
+    if not left_out:
+        return "No other kind was compared."
+    return " ".join(["No other kind can be recommended.", *left_out])
+
+
+def _against_others(chosen: str, near: list[str], ready: dict[str, Measured]) -> str:
+    took, best = ready[chosen], max(near, key=lambda kind: _found(ready[kind]))
     if chosen != best:
         times = ready[best].timed.p50_ms / took.timed.p50_ms
         return (
-            f"{start}. {best} {_in_figures(ready[best])}: not surely more, and {chosen} is {times:.1f} times "
-            "as fast."
+            f"{best} {_in_figures(ready[best])}: not surely more, and {chosen} is {times:.1f} times as fast."
         )
     beaten = [kind for kind in ready if kind != chosen and _beats(took, ready[kind])]
     equal = [kind for kind in near if kind != chosen]
@@ -119,7 +149,7 @@ def _reason(chosen: str, best: str, near: list[str], ready: dict[str, Measured])
     parts = [f"surely more than {' and '.join(beaten)}"] if beaten else []
     parts += [f"not surely more than {' and '.join(equal)}, but no slower to speak of"] if equal else []
     parts += [f"not surely more than {kind}, which another kind beats" for kind in beaten_by_others]
-    return f"{start}. That is {'; '.join(parts)}."
+    return f"That is {'; '.join(parts)}."
 
 
 def _other_needs(chosen: str, ready: dict[str, Measured]) -> list[str]:

@@ -7,7 +7,6 @@ costs that kind alone. It ends with the process that asked.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -22,9 +21,9 @@ from typing import Any, NoReturn
 
 from calibrate.compare_tasks import Failed, Task
 from calibrate.mishaps import explained
+from inspectord.linux import die_with_parent
 
 INTERRUPTED = 130
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ENDING = (signal.SIGTERM, signal.SIGHUP)
 PATIENCE_S = 10.0  # for a fit that is told to stop: it removes what it has begun
 FRESH = multiprocessing.get_context("spawn")
@@ -95,14 +94,8 @@ def _answer(task: Task) -> Any:
         return Failed(f"it broke: {type(error).__name__}: {error}; report this with the lines above")
 
 
-def _die_with(parent: int) -> None:
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)
-
-
 def _work(task: Task, answer: Connection, parent: int, work: Path) -> None:
-    _die_with(parent)
+    die_with_parent(parent)
     os.environ["TMPDIR"] = tempfile.tempdir = str(work)
     try:
         with interruptible():

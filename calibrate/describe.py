@@ -19,17 +19,17 @@ from inspectord import __version__
 from inspectord.recipe import SCHEMA, file_hash
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 GOLDEN_TOLERANCE = 1e-4  # relative, between starts on one box
 
 
 def recipe_table(
-    plan: Plan, parameters: dict[str, Any], limit: Limit, golden: int, staging: Path
+    plan: Plan, parameters: dict[str, Any], limit: Limit, blind_tiles: tuple[int, ...], staging: Path
 ) -> dict[str, Any]:
     """recipe.toml; holds no time, host or path, so the same frames always give the same hash.
 
-    parameters are those of the model kind and of its levels.
+    parameters are those of the model kind and of its levels; blind_tiles as recipe_spec.GoldenSpec has them.
     """
     options, geometry = plan.options, plan.geometry
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.parent.name != LEARNED)
@@ -72,7 +72,11 @@ def recipe_table(
             "openvino": ov.__version__,
         },
         "limits": limit.for_recipe(_folds(plan)).model_dump(),
-        "golden": {"frames": golden, "tolerance": GOLDEN_TOLERANCE},
+        "golden": {
+            "frames": len(plan.checked),
+            "tolerance": GOLDEN_TOLERANCE,
+            **({"blind_tiles": list(blind_tiles)} if blind_tiles else {}),
+        },
         "files": {str(path.relative_to(staging)): file_hash(path) for path in files},
     }
 
@@ -103,13 +107,23 @@ def _extended(plan: Plan) -> dict[str, str]:
     }
 
 
+def _folders(plan: Plan) -> list[str]:
+    """Those of all frames that ever taught it, as far as they are known, then those given now."""
+    given = [str(folder) for folder in plan.options.folders]
+    if plan.earlier is None:
+        return given
+    known = {str(Path(folder).absolute()) for folder in given}
+    earlier = dict.fromkeys(frame.run for frame in plan.earlier.frames)
+    return [*(run for run in earlier if run and run not in known), *given]
+
+
 def provenance(plan: Plan) -> dict[str, str]:
     """Where and from what; for people, outside the recipe's hash."""
     return {
         "fitted": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "host": platform.node(),
         "command": " ".join(sys.argv),
-        "folders": ", ".join(str(folder) for folder in plan.options.folders),
+        "folders": ", ".join(_folders(plan)),
         "good images": str(len(plan.good)),
         "held out of them": str(len(plan.measured)),
         **_extended(plan),

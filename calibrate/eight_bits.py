@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
@@ -20,7 +19,7 @@ from scipy import stats
 
 from calibrate.fit import modelled
 from calibrate.folds import Folds, Indices
-from calibrate.golden import score_in_fresh_process
+from calibrate.golden import score_in_fresh_process, write_frame
 from calibrate.metrics import auroc
 from calibrate.progress import Progress, Silent
 from calibrate.quantise import ALREADY, quantised, share_in_8_bits
@@ -30,7 +29,7 @@ from inspectord.errors import FitError
 from inspectord.frame import Pixels
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 RANGED = 64  # good frames at most that say what activations reach
 TAUGHT, ASKED, STRUCK = 32, 24, 72  # at most of each; of half as many, chance alone moved AUROC by 0.03
@@ -110,9 +109,12 @@ def seconds(plan: Plan, frame_s: float, learning_s: float) -> float:
 
 def _graph(plan: Plan, progress: Progress) -> ov.Model:
     if share_in_8_bits(plan.graph) >= ALREADY:
+        rest = (
+            f"only what follows it, now in {plan.hint}: --precision {plan.hint} gives the same scores, sooner"
+        )
         progress.note(
-            f"{plan.backbone.name} computes in 8 bits as it is: --precision int8 changes nothing"
-            + ("" if plan.hint == "f32" else f" but the rest, which is in {plan.hint}")
+            f"the backbone {plan.backbone.name} computes in 8 bits at any --precision, so int8 changes "
+            + ("nothing: leave --precision out" if plan.hint == "f32" else rest)
         )
         return plan.graph
     found = None
@@ -136,10 +138,7 @@ def agreement(scores: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) 
 
 
 def _struck(plan: Plan, pixels: Pixels, number: int, strength: float) -> Pixels:
-    x, y, width, height = plan.region.roi
-    looked_at = np.zeros(pixels.shape[:2], np.bool_)
-    looked_at[y : y + height, x : x + width] = ~plan.region.crop()
-    return strike(pixels, KINDS[number % len(KINDS)], strength, number, looked_at)[0]
+    return strike(pixels, KINDS[number % len(KINDS)], strength, number, plan.region.looked_at())[0]
 
 
 def measured(plan: Plan, eight: Plan, progress: Progress) -> Loss:
@@ -175,9 +174,7 @@ def _written(plan: Plan, asked: Indices, folder: Path) -> list[Path]:
     ]
     paths = []
     for number, pixels in enumerate([*good, *struck]):
-        paths.append(folder / f"asked_{number}.png")
-        if not cv2.imwrite(str(paths[-1]), pixels):
-            raise FitError(f"can't write {paths[-1]}; is the disk full?")
+        paths.append(write_frame(folder / f"asked_{number}.png", pixels))
     return paths
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 
 def check(options: FitOptions, kind: Kind, geometry: Geometry) -> None:
-    """Raises FitError for what is asked of tiles or workers and would do nothing, or can't be done."""
+    """Raises FitError for what is asked of tiles and would do nothing, or can't be done."""
     if options.per_tile and kind.by_position:
         raise FitError(
             f"{kind.name} knows every position of every tile by itself in any case; leave --per-tile out"
@@ -53,10 +53,10 @@ def check(options: FitOptions, kind: Kind, geometry: Geometry) -> None:
             "--reweight is the paper's score of the one strangest patch against one bank; leave --per-tile "
             "and --score out with it"
         )
-    _check_workers(options, kind)
 
 
-def _check_workers(options: FitOptions, kind: Kind) -> None:
+def check_workers(options: FitOptions, kind: Kind) -> None:
+    """The same for what is asked of workers; it needs no frames, so it is known before any are read."""
     if options.on and options.jobs > 1:
         raise FitError(
             "--on and --jobs exclude each other: the cluster's workers fit, or this box's processes"
@@ -69,7 +69,7 @@ def _check_workers(options: FitOptions, kind: Kind) -> None:
     if options.on:
         from calibrate.cluster import Cluster
 
-        with Cluster(options.on):  # to know before any work
+        with Cluster(options.on):
             pass
 
 

@@ -18,7 +18,6 @@ from openvino import opset15 as op
 
 from calibrate.backbones import Chosen
 from calibrate.eight_bits import Loss
-from calibrate.fit import Plan
 from calibrate.folds import Folds, Indices, choose_folds
 from calibrate.graph import Reduction
 from calibrate.images import (
@@ -31,6 +30,7 @@ from calibrate.images import (
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier, open_learned, stored_geometry, stored_mask, stored_options
 from calibrate.options import FitOptions
+from calibrate.plan import Plan
 from calibrate.progress import Progress
 from calibrate.region import Region
 from calibrate.store import resolve
@@ -125,8 +125,8 @@ def _frames(
         names = [path.name for path in given.values()]
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         progress.note(
-            f"left out, because they have taught {recipe.id} already: {len(names)} images "
-            f"({', '.join(names[:NAMED])}{more})"
+            f"have taught {recipe.id} already: {len(names)} images ({', '.join(names[:NAMED])}{more}); they "
+            "teach nothing more, but are measured again for the limit, as all earlier frames still there are"
         )
     at = [replace(frame, path=given.get(frame.digest, frame.path)) for frame in earlier.frames]
     there = [_is_there(frame) for frame in progress.track(at, "looking for the earlier frames")]
@@ -139,7 +139,8 @@ def _frames(
 
 
 def _collected(recipe: Recipe, options: FitOptions, progress: Progress) -> GoodFrames:
-    found = collect_good_frames(options.folders, options.letterbox, options.skip_bad, progress, fewest=1)
+    asked = options.folders, options.letterbox, options.skip_bad
+    found = collect_good_frames(*asked, progress, fewest=1, why="")
     if found.shape != recipe.spec.frame.shape:
         wanted, got = ("x".join(map(str, (w, h, c))) for h, w, c in (recipe.spec.frame.shape, found.shape))
         raise FrameError(

@@ -150,14 +150,14 @@ def add_of_model(add: Callable[..., object]) -> None:
     add(
         "--backbone",
         metavar="NAME|FILE",
-        help="bundled, mobilenet_v2, resnet18, resnet34, resnet50, wide_resnet50_2 or an .onnx/.xml file; "
-        "default: bundled, the only one that needs no --weights",
+        help="lite or standard, which need no --weights, mobilenet_v2, resnet18, resnet34, resnet50, "
+        "wide_resnet50_2 or an .onnx/.xml file; default: bundled, which is standard",
     )
     add(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the backbone's weights, .pth or .safetensors; with bundled, those of calibrate pretrain; "
+        help="the backbone's weights, .pth or .safetensors; with lite and standard, calibrate pretrain's; "
         "the teacher's for efficientad-m, as in teacher_medium.pth, and for efficientad-s instead of its own",
     )
     add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
@@ -212,8 +212,8 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--minutes",
         type=texts.number(0.01, float),
         metavar="M",
-        help="instead of --steps: as many as this box does in so long, measured when the training begins, so "
-        "that two fits may differ; default for -lite: 4",
+        help="instead of --steps: as many as this box does in so long, by the clock, so that two fits may "
+        "differ; default for -lite: 4",
     )
     add("--train-device", choices=("cpu", "cuda"), help="default: cpu")
 
@@ -316,10 +316,10 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
     )
     add(
         "--network",
-        choices=("lite", "pdn-s"),
+        choices=("lite", "standard", "pdn-s"),
         default="lite",
-        help="lite, the backbone, or pdn-s, the teacher of efficientad-s, which learns from the bundled "
-        "backbone; default: lite",
+        help="lite or standard, the backbones, or pdn-s, the teacher of efficientad-s, which learns from "
+        "lite; default: lite",
     )
     add("--steps", type=texts.number(1), default=5000, metavar="N", help="default: %(default)s")
     add("--rate", type=texts.number(1e-9, float), help="of learning; default: 0.002, pdn-s: 0.001")
@@ -360,6 +360,15 @@ def add_product(parser: argparse.ArgumentParser) -> None:
 
 
 def add_activate(parser: argparse.ArgumentParser) -> None:
+    _add_version(parser)
+    parser.add_argument(
+        "--anyway",
+        action="store_true",
+        help="also a blind one, which passes a frame with a large square painted over",
+    )
+
+
+def _add_version(parser: argparse.ArgumentParser) -> None:
     add_product(parser)
     parser.add_argument("version", nargs="?", metavar="VERSION", help="as in 0002; default: the newest")
 
@@ -371,7 +380,7 @@ def add_keygen(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sign(parser: argparse.ArgumentParser) -> None:
-    add_activate(parser)
+    _add_version(parser)
     parser.add_argument(
         "--key",
         type=Path,

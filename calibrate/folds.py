@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from calibrate.images import MINIMUM_GOOD_FRAMES, GoodFrames
+from calibrate.images import MINIMUM_GOOD_FRAMES, PROVE, GoodFrames
 from inspectord.errors import FitError
 
 Indices = npt.NDArray[np.int64]
@@ -30,6 +31,19 @@ class Folds:
     @property
     def leave_one_out(self) -> bool:
         return len(np.unique(self.of_frame)) == len(self.of_frame)
+
+
+def fewest_frames(how: str) -> tuple[int, str]:
+    """Good frames that choose_folds needs at least, and why; how is as there."""
+    parts = int(how.removeprefix("1/")) if how.startswith("1/") else 0
+    if parts < 2:
+        return MINIMUM_GOOD_FRAMES, PROVE
+    numbers = itertools.count(TAUGHT + HELD_OUT)
+    fewest = next(number for number in numbers if number >= TAUGHT + max(HELD_OUT, number // parts))
+    return fewest, (
+        f" ({TAUGHT} must teach the network, and {fewest - TAUGHT} be held out to say when to stop and where "
+        "the limit lies; --model padim needs fewer)"
+    )
 
 
 def choose_folds(good: GoodFrames, how: str, augment: int) -> Folds:

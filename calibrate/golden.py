@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 
 from inspectord.errors import FitError, InspectordError
+from inspectord.frame import Pixels
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,13 @@ class Scored:
     scores: npt.NDArray[np.float64]  # (frames,)
     tile_scores: npt.NDArray[np.float64]  # (frames, tiles)
     maps: npt.NDArray[np.float32]  # (frames, rows, columns)
+
+
+def write_frame(path: Path, pixels: Pixels) -> Path:
+    """Write a frame, (height, width, channels), as an image file; path. Raises FitError where it can't."""
+    if not cv2.imwrite(str(path), pixels):
+        raise FitError(f"can't write {path}; is the disk full?")
+    return path
 
 
 def score_in_fresh_process(

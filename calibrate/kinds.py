@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -19,7 +20,7 @@ from calibrate.spool import Spool
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -95,9 +96,12 @@ class Kind(Protocol):
         """What learn() writes to kept_in(folder) where plan.keeps; 0: frames can't be added to the kind."""
         return 0.0
 
-    def trained(self, plan: Plan, progress: Progress) -> Plan:
-        """The plan with a backbone that knows the part, where the kind trains one. Raises FitError."""
-        return plan
+    def trained(self, plan: Plan, progress: Progress) -> AbstractContextManager[Plan]:
+        """The plan with a backbone that knows the part, where the kind trains one. Raises FitError.
+
+        For as long as it is published: no other fit trains the same meanwhile.
+        """
+        return nullcontext(plan)
 
     def needs(self, plan: Plan) -> Indices:
         """Samples whose embeddings learn() takes, ascending."""

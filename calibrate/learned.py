@@ -29,7 +29,7 @@ from inspectord.errors import FitError
 from inspectord.recipe import MARKED, Recipe, file_hash
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 LEARNED = "learned"  # the folder, and the recipe's parameter that holds its digest
 ABOUT, DIGESTS, IGNORED = "about.json", "digests.npy", "ignored.npy"

@@ -63,10 +63,6 @@ class Levels:
         level = float(_medians(relative.ravel()[None, self.sampled])[0])
         return relative / min(max(level, self.low), self.high)
 
-    def score(self, joined: Doubles) -> float:
-        """The highest cell of what the graph makes of a joined map."""
-        return float(self.relative(joined).max())
-
 
 def sample(lively: npt.NDArray[np.bool_]) -> Indices:
     """At most SAMPLED of these cells, flat and in order; drawn, for steps would fall into few columns."""
@@ -84,8 +80,8 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
 
     Of a held-out frame the others know which cells are quiet or sampled and how much of the places'
-    difference is chance, and their own distances were made
-    with it among the good ones: that makes them look more usual, and its score hardly lower.
+    difference is chance, and their own distances were made with it among the good ones: that makes them look
+    more usual, and its score hardly lower.
     """
     of_frame = parted(folds)
     frames = range(len(of_frame))

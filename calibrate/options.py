@@ -53,7 +53,7 @@ class FitOptions:
     threads: int = 0  # 0: all cores
     skip_bad: bool = False
     activate: bool = True
-    extendable: bool | None = None  # keep what `calibrate extend` needs; None: up to fit.KEEP_MB
+    extendable: bool | None = None  # keep what `calibrate extend` needs; None: up to plan.KEEP_MB
     memory_mb: int = 1500
     jobs: int = 1  # positions or tiles that are fitted at the same time, each by a process with one thread
     on: str | None = None  # dask://host:port: fitted by that cluster instead

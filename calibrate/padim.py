@@ -34,7 +34,7 @@ from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 DIMENSIONS = 100  # section IV: ResNet-18
 ITSELF_MB, BLOCK_MB = 600, 50  # of a fit without its blocks, and the least that a block is given

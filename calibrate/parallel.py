@@ -8,7 +8,6 @@ time with two, and gave other bits.)
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -24,11 +23,11 @@ from threadpoolctl import threadpool_limits
 
 from calibrate.options import FitOptions
 from inspectord.errors import FitError
+from inspectord.linux import die_with_parent
 
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 Unit = tuple[Any, ...]
-PR_SET_PDEATHSIG = 1  # linux/prctl.h
 PROCESS_MB = 150  # of a process with its libraries, before it is given any work; measured 104
 
 
@@ -129,6 +128,4 @@ def in_order(submit: Callable[[Unit], Promise[R]], units: Iterable[Unit], at_onc
 def _begin(parent: int) -> None:
     """In a fresh process: the parent alone answers Ctrl-C, and nothing outlives it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it ended before the line above
-        os._exit(1)
+    die_with_parent(parent)

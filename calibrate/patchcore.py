@@ -41,7 +41,7 @@ from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 FOLDS = 20  # where frames can't be held out one by one: a bank that knows 95 % of them costs no more
 REACH = "reach.npy"  # the cover's squared radius, where it was chosen

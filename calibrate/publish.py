@@ -7,14 +7,14 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 import openvino as ov
 import tomli_w
 
+from calibrate.blind import Blind, Square, write_squares
 from calibrate.describe import provenance, recipe_table
-from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process
+from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process, write_frame
 from calibrate.kinds import Fitted, kept_in
 from calibrate.learned import LEARNED
 from calibrate.limits import Limit, find_limit
@@ -22,11 +22,10 @@ from calibrate.progress import Progress
 from calibrate.report import Example, ReportData, write_report
 from calibrate.store import Staging, activate, new_version
 from inspectord.errors import FitError
-from inspectord.frame import Pixels
 from inspectord.recipe import MARKED, Recipe, content_hash, load_recipe
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 # Between the compiled graph and the float64 statistics. Measured in bf16, random ResNet-18 and noise: 1.4 %.
 PARITY_F32, PARITY_16_BIT = 1e-3, 0.05
@@ -37,7 +36,7 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
 
     folder takes temporary files. Raises FitError where the compiled graph disagrees with the statistics, or
     these know no difference between the frames; and, the version stored but not activated, where the recipe
-    lets the marked frame pass.
+    lets a frame pass that is painted over.
     """
     options = plan.options
     if not fitted.held_out.any():
@@ -50,26 +49,27 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
             ov.serialize(model, staging.path / "model.xml", staging.path / "model.bin")
         del model
         golden = _write_golden_frames(plan, staging.path)
-        scored = _scored(plan, fitted, staging.path, golden, folder, progress)
+        squares = write_squares(plan, folder)
+        scored = _scored(plan, fitted, staging.path, [*golden], squares, folder, progress)
         held_out = fitted.held_out * _widening(plan, fitted, scored)
         limit = find_limit(held_out, options.max_false_reject_rate)
+        blind = Blind.of(plan, limit.score, scored, squares)
         _write_golden_scores(staging.path, golden, scored)
         if plan.keeps:
             shutil.move(kept_in(folder), staging.path / LEARNED)
-        _write_toml(staging.path, recipe_table(plan, fitted.parameters, limit, len(golden), staging.path))
+        _write_toml(staging.path, recipe_table(plan, fitted.parameters, limit, blind.tiles, staging.path))
         _write_provenance(staging.path, plan)
         for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
             check_in_fresh_process(staging.path, options.threads)
-        names = [str(plan.good.frames[index].path) for index in plan.measured]
+        names = plan.measured_names
         suspects = [names[i] for i in np.argsort(-held_out, kind="stable")[:3].tolist()]
-        blind = scored.scores[len(golden) - 1] <= limit.score
-        warnings = [*limit.warnings, *([_blindness(plan, suspects)] if blind else [])]
+        warnings = [*limit.warnings, *([blind.words(plan, suspects)] if blind else [])]
         _write_report(staging, plan, limit, held_out, scored, warnings)
     plan.kind.published(plan)
     if blind and options.activate:
         raise FitError(
             f"{options.product}/{staging.version} was stored but not activated: "
-            f"{_blindness(plan, suspects)}; see {staging.final / 'report.html'}"
+            f"{blind.words(plan, suspects)}; see {staging.final / 'report.html'}"
         )
     for warning in warnings:
         progress.note(f"warning: {warning}")
@@ -81,27 +81,27 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
 def _write_golden_frames(plan: Plan, staging: Path) -> list[Path]:
     """The golden frames and, last, the marked one."""
     (staging / "golden").mkdir()
-    *good, last = plan.checked.tolist()
-    names = [*(f"good_{number}.png" for number in range(len(good))), MARKED]
+    checked = plan.checked.tolist()
+    names = [*(f"good_{number}.png" for number in range(len(checked) - 1)), MARKED]
     return [
-        _written(staging / "golden" / name, plan.sample(sample))
-        for name, sample in zip(names, [*good, last], strict=True)
+        write_frame(staging / "golden" / name, plan.sample(sample))
+        for name, sample in zip(names, checked, strict=True)
     ]
 
 
-def _written(path: Path, pixels: Pixels) -> Path:
-    if not cv2.imwrite(str(path), pixels):
-        raise FitError(f"can't write {path}; is the disk full?")
-    return path
-
-
 def _scored(
-    plan: Plan, fitted: Fitted, staging: Path, golden: list[Path], folder: Path, progress: Progress
+    plan: Plan,
+    fitted: Fitted,
+    staging: Path,
+    paths: list[Path],
+    squares: list[Square],
+    folder: Path,
+    progress: Progress,
 ) -> Scored:
-    """Golden frames, then the three examples of the report, scored by the compiled graph."""
-    paths = list(golden)
+    """Golden frames, at paths, the report's three examples, then squares, scored by the compiled graph."""
     for number, index in enumerate(_examples(plan, fitted.held_out)):
-        paths.append(_written(folder / f"example_{number}.png", plan.good.read(index)))
+        paths.append(write_frame(folder / f"example_{number}.png", plan.good.read(index)))
+    paths += [square.image for square in squares]
     options = plan.options
     for _ in progress.track(range(1), "scoring golden frames with the compiled graph"):
         scored = score_in_fresh_process(
@@ -134,22 +134,6 @@ def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
             f"the recipe was not published: {step}"
         )
     return 1.0 if exact else max(1.0, float(np.max(compiled / np.maximum(known, 1e-12))))
-
-
-def _blindness(plan: Plan, suspects: list[str]) -> str:
-    painted = (
-        "a frame with a square of an eighth of its side painted over still passes, so this recipe would find "
-        "no defects. "
-    )
-    if plan.folds.trained_once:
-        return painted + (
-            "Its network learned too little: train longer with --minutes or --steps, give more good parts, "
-            "or take --model padim"
-        )
-    return painted + (
-        f"The least usual good parts are {', '.join(suspects)}: are they really good? If so, teach more "
-        "alike parts, or look closer with --tile or --roi"
-    )
 
 
 def _write_golden_scores(staging: Path, golden: list[Path], scored: Scored) -> None:
@@ -194,7 +178,7 @@ def _write_report(
         spec=load_recipe(staging.path).spec,
         limit=limit,
         held_out=held_out,
-        names=[str(plan.good.frames[index].path) for index in plan.measured],
+        names=plan.measured_names,
         examples=examples,
         warnings=warnings,
         provenance=provenance(plan),

@@ -34,6 +34,13 @@ class Region:
         x, y, width, height = self.roi
         return self.ignored[y : y + height, x : x + width]
 
+    def looked_at(self) -> Mask:
+        """True inside the roi where no pixel is ignored, (frame height, frame width)."""
+        x, y, width, height = self.roi
+        seen = np.zeros_like(self.ignored)
+        seen[y : y + height, x : x + width] = ~self.crop()
+        return seen
+
     def hidden(self, pixels: Pixels) -> Pixels:
         """A copy of a frame whose ignored pixels are FILL, so that moving it can't bring them into view."""
         out = pixels.copy()

@@ -21,7 +21,7 @@ from calibrate.spool import Spool
 from calibrate.tiles import Doubles
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 AWAY, ORIGIN = "away.npy", "origin.npy"
 

@@ -51,7 +51,7 @@ def show_recipe(console: Console, recipe: Recipe) -> None:
     for name, text in rows.items():
         say(console, f"  {name + ':':10} {text}")
     if recipe.is_blind:
-        say(console, "  WARNING:   a good frame with a large square painted over passes: it finds no defects")
+        say(console, f"  WARNING:   blind: {recipe.blindness}")
 
 
 def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> None:
@@ -60,21 +60,25 @@ def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> Non
     if not names:
         say(console, f"no recipes in {recipes_dir}; make one with `calibrate fit FOLDER --product NAME`")
         return
-    columns = ("product", "version", "active", "limit", "good parts", "proven", "estimated", "signed by")
+    columns = ("product", "version", "active", "limit", "good parts", "proven", "estimated", "signed by", "")
     table = Table(*columns, box=None)
-    damaged = []
+    damaged, blind = [], []
     known = [(product, version) for product in names for version in versions(recipes_dir, product)]
     for product, version in progress.track(known, "checking versions"):
         try:
-            cells = _cells(load_recipe(recipes_dir / product / version))
+            recipe = load_recipe(recipes_dir / product / version)
+            cells = _cells(recipe)
+            if recipe.is_blind:
+                blind.append(f"{recipe.id}: {recipe.blindness}")
         except RecipeError as error:
             damaged.append(str(error))
-            cells = ["damaged", "", "", "", ""]
+            cells = ["damaged", "", "", "", "", ""]
         active = "yes" if active_version(recipes_dir, product) == version else ""
         table.add_row(*(Text(cell) for cell in (product, version, active, *cells)))
     console.print(table)
-    for why in damaged:
-        say(console, f"damaged: {why}")
+    for word, reasons in (("blind", blind), ("damaged", damaged)):
+        for why in reasons:
+            say(console, f"{word}: {why}")
 
 
 def _cells(recipe: Recipe) -> list[str]:
@@ -82,7 +86,8 @@ def _cells(recipe: Recipe) -> list[str]:
     rates = limits.proven_false_reject_rate, limits.estimated_false_reject_rate
     signature = read_signature(recipe.path)
     signer = "" if signature is None else signature.fingerprint[:16]
-    return [f"{limits.score:.6g}", f"{limits.good_parts:,}", *map(in_words, rates), signer]
+    blind = "blind" if recipe.is_blind else ""
+    return [f"{limits.score:.6g}", f"{limits.good_parts:,}", *map(in_words, rates), signer, blind]
 
 
 def _signed(recipe: Recipe) -> str:
@@ -164,6 +169,8 @@ def fitted_lines(recipe: Recipe, active: bool) -> list[str]:
     spec, product = recipe.spec, recipe.spec.product
     lines = [headline(spec.limits), f"recipe {recipe.id} is {'active' if active else 'stored, not active'}"]
     lines.append(f"report: {recipe.path / 'report.html'}")
+    if recipe.is_blind:
+        return [*lines, f"it is blind: {recipe.blindness}; calibrate activate refuses it"]
     if not active:
         return [*lines, f"next: `calibrate activate {product} {recipe.path.name}` once it convinces you"]
     return [

@@ -22,9 +22,9 @@ PRODUCT = re.compile(r"[A-Za-z0-9_-]{1,40}")
 VERSION = re.compile(r"[0-9]{4,}")
 STAGING = re.compile(r"\.([0-9]{4,})\.staging")
 HISTORY = "activations.log"
-EVENT = re.compile(
-    r"(activate|rollback) ([0-9]{4,})\n"
-)  # passes over the half line that a power cut may leave
+ANYWAY = " anyway"
+# Passes over the half line that a power cut may leave.
+EVENT = re.compile(rf"(activate|rollback) ([0-9]{{4,}})(?:{ANYWAY})?\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,17 +93,23 @@ def active_version(recipes_dir: Path, product: str) -> str | None:
     return os.readlink(link) if link.is_symlink() else None
 
 
-def activate(recipes_dir: Path, product: str, version: str | None = None) -> Recipe:
-    """Verify a version (default: the newest) and make it the active one.
+def activate(recipes_dir: Path, product: str, version: str | None = None, anyway: bool = False) -> Recipe:
+    """Verify a version (default: the newest) and make it the active one; with anyway a blind one too.
 
-    Raises RecipeError where there is no such version or it does not verify; `active` then stays as it was.
+    Raises RecipeError where there is no such version, it does not verify, or is blind; `active` then stays as
+    it was.
     """
     recipe = owned_version(recipes_dir, product, version)
-    version = recipe.path.name
+    version, blind = recipe.path.name, recipe.is_blind
+    if blind and not anyway:
+        raise RecipeError(
+            f"{recipe.id} was not activated: {recipe.blindness}; see {recipe.path / 'report.html'} and fit "
+            "again from more good parts, or give --anyway to run it all the same"
+        )
     with _locked(recipes_dir / product):
         if active_version(recipes_dir, product) != version:
             _point_active(recipes_dir / product, version)
-            _record(recipes_dir / product, "activate", version)
+            _record(recipes_dir / product, "activate", version + (ANYWAY if blind else ""))
     return recipe
 
 
@@ -222,6 +228,7 @@ def _point_active(folder: Path, version: str) -> None:
 
 
 def _record(folder: Path, what: str, version: str) -> None:
+    """A line of the history, for rollback and for whoever asks how a blind version came to run."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with (folder / HISTORY).open("a", encoding="utf-8") as file:
         file.write(f"{stamp} {what} {version}\n")

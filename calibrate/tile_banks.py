@@ -30,7 +30,7 @@ from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 FLOPS = 20e9  # a second, float32, one busy core
 WORK_MB = 150  # blocks of distances, the gate's and the report's own needs

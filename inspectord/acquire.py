@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -23,6 +22,7 @@ from pydantic import TypeAdapter
 from inspectord.control import Control
 from inspectord.errors import InspectordError
 from inspectord.frame import FrameStatus
+from inspectord.linux import die_with_parent
 from inspectord.ring import Ring
 from inspectord.settings import Source
 from inspectord.sources import FrameSource, Item, open_source
@@ -32,7 +32,6 @@ BEAT_S = 0.25
 IDLE_S = 1.0  # without a trigger for so long: armed, no longer running
 # Closing a lost camera frees its control channel, but a driver may hang in it; SIGALRM then ends the process.
 TEARDOWN_LIMIT_S = 3
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass
@@ -109,7 +108,7 @@ class ControlHandler(logging.Handler):
 def main(argv: list[str] | None = None) -> int:
     """Run until the control socket closes, SIGTERM, the source's end or loss; returns the exit code."""
     options = _parser().parse_args(argv)
-    _die_with_parent()
+    die_with_parent()
     control = Control.attach(options.control_fd)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the daemon decides
     signal.signal(signal.SIGTERM, lambda *_: control.stop())
@@ -149,11 +148,6 @@ def _parser() -> argparse.ArgumentParser:
     for name in ("memory", "event", "control"):
         parser.add_argument(f"--{name}-fd", type=int, required=True)
     return parser
-
-
-def _die_with_parent() -> None:
-    """The kernel kills this process with its parent, even inside a driver call that never returns."""
-    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ import tomli_w
 from inspectord.client import Client, Heartbeat, Inspected
 from inspectord.errors import SettingsError, StateError
 from inspectord.keys import LOCAL, Keys, keygen
+from inspectord.linux import peak_mb
 from inspectord.messages import Verdict, VerdictMessage
 from inspectord.prepare import recipe_of
 from inspectord.settings import Camera, Settings
@@ -200,18 +201,7 @@ def _count(client: Client, daemon_pid: int, rate_hz: float, seconds: float) -> R
                 run.add(message, received_ns)
             case Heartbeat(state):
                 camera_pid = next(iter(state["cameras"].values()))["pid"]
-    run.rss_mb = _peak_mb(daemon_pid), _peak_mb(camera_pid)
+    run.rss_mb = peak_mb(daemon_pid), peak_mb(camera_pid) if camera_pid else 0.0
     if len(run.latency_ms) < 2:
         raise StateError(f"no verdicts came at {rate_hz:g} frames a second; try with more --seconds")
     return run
-
-
-def _peak_mb(pid: int | None) -> float:
-    """Peak resident memory of a process, shared frames included."""
-    try:
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
-    return 0.0

@@ -34,6 +34,7 @@ __all__ = [
 
 SCHEMA = 1
 MARKED = "marked.png"  # the golden frame that no limit should let pass
+NAMED = 6  # tiles named in a line
 LARGEST_SCORES = 16 << 20  # bytes of golden/scores.json
 _GOLDEN_TABLE = TypeAdapter(list[GoldenRow])
 
@@ -69,9 +70,21 @@ class Recipe(BaseModel):
 
     @property
     def is_blind(self) -> bool:
-        """True where even the marked golden frame, a good one with a square painted over, passes."""
+        """True where a good frame with a square painted over passes: the marked golden one, or in a tile."""
         marked = [frame.score for frame in self.golden() if frame.path.name == MARKED]
-        return any(score <= self.spec.limits.score for score in marked)
+        return bool(self.spec.golden.blind_tiles) or any(score <= self.spec.limits.score for score in marked)
+
+    @property
+    def blindness(self) -> str:
+        """What a blind recipe lets pass, for people."""
+        passes = "a good frame with a large square painted over passes"
+        tiles, columns = self.spec.golden.blind_tiles, self.spec.tiles.columns
+        if not tiles:
+            return f"{passes}, so it would find no defects"
+        places = ", ".join(f"{number // columns + 1}/{number % columns + 1}" for number in tiles[:NAMED])
+        more = " and so on" if len(tiles) > NAMED else ""
+        where = f"{len(tiles)} of {self.spec.tiles.count} tiles (row/column {places}{more})"
+        return f"{passes} in {where}, so it would find no defects there"
 
     @property
     def model_path(self) -> Path:

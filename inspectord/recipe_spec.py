@@ -125,6 +125,9 @@ class Limits(Part):
 class GoldenSpec(Part):
     frames: int = Field(ge=1, le=MOST_GOLDEN)
     tolerance: float = Field(gt=0, lt=1)  # relative
+    # Row by row from 0: tiles in which a good frame passes though a square is painted over. Not in recipes of
+    # before it was asked.
+    blind_tiles: tuple[Annotated[int, Field(ge=0, lt=MOST_TILES)], ...] = Field((), max_length=MOST_TILES)
 
 
 class RecipeToml(Part):

@@ -38,7 +38,7 @@ def images():
     return np.random.default_rng(1).integers(0, 256, (2, 3, 64, 96)).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", list(LAYOUTS))
+@pytest.mark.parametrize("name", sorted(set(LAYOUTS) - {"standard"}))
 def test_a_resnet_computes_what_the_torch_network_computes(name, images, tmp_path):
     from tests.reference_networks import ResNet, normalised, shaken
 

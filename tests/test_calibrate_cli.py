@@ -422,7 +422,7 @@ def test_show_tells_a_recipe_in_words(fitted, capsys):
     assert calibrate("show", "flange", "--recipes", recipes) == 0
     said = capsys.readouterr().out
     assert done.stdout.splitlines()[0] in said
-    for part in ("64x64 Mono8", "the whole frame", "padim on bundled", "CPU in f32", "leave-one-out"):
+    for part in ("64x64 Mono8", "the whole frame", "padim on standard", "CPU in f32", "leave-one-out"):
         assert part in said
     assert active_recipe(recipes, "flange").hash in said
 
@@ -443,6 +443,20 @@ def test_list_has_a_row_for_each_version_and_names_the_damaged_one(recipes, caps
     assert rows[2][:5] == ["flange", "0002", "yes", "0.3", "30"]
     assert rows[3][0] == "damaged:"
     assert "model.bin" in rows[3][1]
+
+
+def test_list_marks_a_blind_version_and_activate_takes_it_only_anyway(recipes, capsys):
+    rewrite_recipe(recipes / "flange" / "0001", golden={"blind_tiles": [3]})
+    assert calibrate("list", "--recipes", recipes) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split()[-1] == "blind" for line in said[1:3]] == [True, False]
+    why = "a good frame with a large square painted over passes in 1 of 4 tiles (row/column 2/2)"
+    assert said[3].startswith(f"blind: flange/0001: {why}")
+    assert why in refused(capsys, 65, "activate", "flange", "0001", "--recipes", recipes)
+    assert active_recipe(recipes, "flange").path.name == "0002"
+    assert calibrate("activate", "flange", "0001", "--anyway", "--recipes", recipes) == 0
+    assert f"warning: flange/0001 is blind: {why}" in capsys.readouterr().err
+    assert active_recipe(recipes, "flange").path.name == "0001"
 
 
 def test_list_of_nothing_says_how_to_begin(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""calibrate compare: honest frames, a row for every kind whatever becomes of it, and words that follow."""
+"""calibrate compare: honest frames, and a row for every kind whatever becomes of it."""
 
 from __future__ import annotations
 
@@ -16,22 +16,18 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from helpers_recipe import write_recipe
-from test_report import Tags, browse, chromium  # noqa: F401
+from test_report import Tags
 
 from calibrate import cli
 from calibrate.cli import main
 from calibrate.compare_flags import SOON
 from calibrate.compare_frames import Split, given_set, split
-from calibrate.compare_page import write_page
-from calibrate.compare_result import Compared, Comparison, Example, struck_figures
-from calibrate.compare_tasks import Measure, Measured, Seen, Timed
+from calibrate.compare_tasks import Fit, Measure
 from calibrate.compare_wanted import wanted_of
-from calibrate.compare_words import advise
 from calibrate.compare_worker import ENDING, ask, interruptible
 from calibrate.evaluate import _cases
-from calibrate.evaluation import GOOD, Evaluation, ImageScore, KindResult, Rate
-from calibrate.images import frame_digest
+from calibrate.evaluation import GOOD
+from calibrate.images import GoodFrames, frame_digest
 from calibrate.options import MODELS, FitOptions
 from calibrate.progress import Silent
 from calibrate.synthetic import KINDS
@@ -147,19 +143,47 @@ def test_the_page_tells_the_same_as_the_terminal(compared):
 
 
 def test_a_damaged_mask_of_the_defective_set_costs_its_own_figures_alone(compared, tmp_path):
-    folder, _, figures = compared
+    folder, _, _ = compared
     for place in ("samples", "given"):
         write_parts(tmp_path / place / "test" / GOOD, 2)
     write_parts(tmp_path / "given" / "test" / "rust", 1)
     mask = tmp_path / "given" / "ground_truth" / "rust" / "000_mask.png"
     mask.parent.mkdir(parents=True)
     mask.write_bytes(b"no picture")
-    timed = Timed(**figures["rows"][0]["timed"])
     recipe = folder / "k" / "padim" / "0001"
-    found = Measure(recipe, 1, timed, tmp_path / "samples", tmp_path / "given", ()).run()
+    found = Measure(recipe, 1, tmp_path / "samples", tmp_path / "given", ()).run()
     assert found.given is None
     assert f"{mask} is no image" in found.given_failed
     assert len(found.samples.images) == 2
+
+
+def test_a_damaged_mask_is_named_as_the_operator_has_it_and_not_as_a_link(compared, tmp_path):
+    folder, _, _ = compared
+    write_parts(tmp_path / "bad" / "rust", 1)
+    mask = tmp_path / "bad" / "ground_truth" / "rust" / "000_mask.png"
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"no picture")
+    parted = held_out(tmp_path / "samples")
+    given = given_set(tmp_path / "bad", parted, tmp_path / "given")
+    found = Measure(folder / "k" / "padim" / "0001", 1, parted.samples, given, ()).run()
+    assert f"{mask} is no image" in found.given_failed
+
+
+def test_good_frames_to_look_at_are_named_as_the_operator_has_them(tmp_path, monkeypatch, capsys):
+    """Of a recipe whose marked frame passes, for nothing is painted on it."""
+    write_parts(tmp_path / "good", 16)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("calibrate.plan.marked", lambda pixels, _: pixels)
+    good = split(options(Path("good")), 0, tmp_path / "work", Silent()).teaching
+    own = options(Path("good"), activate=False, extendable=False, threads=1)
+    recipe = Fit(replace(own, recipes_dir=tmp_path / "recipes"), good).run()
+    err = capsys.readouterr().err
+    assert "padim: 12 good frames; " in err
+    said = re.search(r"least usual good parts are (.*?): are they", err).group(1)
+    taught = {str(frame.path) for frame in good.frames}
+    assert set(said.split(", ")) < taught <= {f"good/{number:03d}.png" for number in range(16)}
+    assert "good/" in (recipe / "report.html").read_text()
+    assert str(tmp_path / "work") not in (recipe / "report.html").read_text()
 
 
 def processes_with(text):
@@ -340,8 +364,8 @@ def test_no_held_out_frame_teaches_not_even_as_a_copy(tmp_path):
     for path in list_images(first):
         shutil.copy(path, second / f"copy_{path.name}")
     parted = split(options(first, second), 3, tmp_path / "work", Silent())
-    taught = [path for folder in parted.teaching for path in list_images(folder)]
-    assert len(taught) == parted.taught == 15
+    taught = [frame.path for frame in parted.teaching.frames]
+    assert len(taught) == 15
     assert len(parted.held_out) == 5
     assert digests(taught).isdisjoint(digests(parted.held_out))
     assert digests(list_images(parted.samples / "test" / GOOD)) == digests(parted.held_out)
@@ -354,9 +378,8 @@ def test_runs_stay_apart_and_the_seed_decides_what_is_held_out(tmp_path):
     one, same, other = (
         split(options(*runs), seed, tmp_path / str(number), Silent()) for number, seed in enumerate(seeds)
     )
-    assert len(one.teaching) == 2
-    for folder in one.teaching:
-        assert len({path.resolve().parent for path in list_images(folder)}) == 1
+    assert {frame.run for frame in one.teaching.frames} == set(map(str, runs))
+    assert all(str(frame.path.parent) == frame.run for frame in one.teaching.frames)
     assert one.held_out == same.held_out != other.held_out
     pictures = [
         {path.relative_to(part.samples): path.read_bytes() for path in list_images(part.samples)}
@@ -417,7 +440,8 @@ def test_defective_frames_come_alone_by_kind_or_as_a_data_set(tmp_path):
 def held_out(folder):
     """A split that held two frames out, for what only links them."""
     write_parts(folder / "test" / GOOD, 2)
-    return Split(teaching=(), taught=10, held_out=(), samples=folder, strikes=60)
+    nothing = GoodFrames(frames=(), shape=(48, 64, 3), letterboxed=False, duplicates=0, skipped=())
+    return Split(teaching=nothing, held_out=(), samples=folder, strikes=60)
 
 
 @pytest.mark.parametrize("within", ["test", "."])
@@ -449,228 +473,7 @@ def test_good_frames_at_any_depth_are_not_taken_for_defective_ones(place, tmp_pa
 def test_the_fewest_frames_that_can_be_compared_are_those_the_error_names(tmp_path):
     good = write_parts(tmp_path / "good", 13)
     parted = split(options(good), 0, tmp_path / "work", Silent())
-    assert (parted.taught, len(parted.held_out)) == (10, 3)
+    assert (len(parted.teaching), len(parted.held_out)) == (10, 3)
     list_images(good)[0].unlink()
     with pytest.raises(FitError, match="12 different good images; a comparison needs at least 13"):
         split(options(good), 0, tmp_path / "again", Silent())
-
-
-# --- the words ---
-
-
-@pytest.fixture(scope="module")
-def spec(tmp_path_factory):
-    return load_recipe(write_recipe(tmp_path_factory.mktemp("recipes"))).spec
-
-
-@pytest.fixture
-def row(spec):
-    """A kind that finds the first so many, or those, of 60 clear and 60 faint; rejects of 20 good frames."""
-
-    def make(kind, clear=60, faint=30, ms=10.0, rejects=0, blind=False, given=None, given_failed=""):
-        images = [score(GOOD, number, number < rejects) for number in range(20)]
-        for strength, found in (("clear", clear), ("faint", faint)):
-            places = range(found) if isinstance(found, int) else found
-            for number in range(60):
-                images.append(score(f"{strength}-{KINDS[number // 10]}", number, number in places))
-        samples = evaluation(tuple(images))
-        return Compared(
-            kind,
-            fit_s=5.0,
-            measured=Measured(
-                spec=spec,
-                blind=blind,
-                timed=Timed(p50_ms=ms, p99_ms=1.5 * ms, frames=100, memory_mb=150.0),
-                recipe_mb=3.0,
-                samples=samples,
-                given=given and replace(evaluation(()), image_auroc=given),
-                given_failed=given_failed,
-                seen=(Seen(0.5, np.full((8, 8), 0.5, np.float32)),),
-            ),
-            why="",
-        )
-
-    return make
-
-
-def score(kind, number, rejected):
-    return ImageScore(f"{kind}/{number:03d}.png", kind, float(rejected), "REJECT" if rejected else "PASS")
-
-
-def evaluation(images):
-    good = [image for image in images if image.kind == GOOD]
-    kinds = sorted({image.kind for image in images} - {GOOD})
-    escapes = {kind: [image.verdict == "PASS" for image in images if image.kind == kind] for kind in kinds}
-    return Evaluation(
-        recipe="r/1",
-        recipe_hash="",
-        limit=0.3,
-        image_auroc=None,
-        false_rejects=Rate.of(sum(image.verdict != "PASS" for image in good), len(good)),
-        escapes=Rate.of(0, 0),
-        kinds=tuple(
-            KindResult(kind, None, Rate.of(sum(found), len(found))) for kind, found in escapes.items()
-        ),
-        pixels=None,
-        images=images,
-    )
-
-
-def comparison(*rows, defective="", deadline_ms=None):
-    return Comparison(
-        folders=("good",),
-        taught=60,
-        held_out=("x",) * 20,
-        seed=0,
-        threads=1,
-        strikes=60,
-        defective=defective,
-        deadline_ms=deadline_ms,
-        rows=rows,
-        examples=(Example("good, held out", np.full((64, 64, 1), 128, np.uint8), None),),
-    )
-
-
-def test_the_kind_that_surely_finds_more_is_taken_and_the_faster_one_named(row):
-    advice = advise(comparison(row("quick", clear=40, faint=5, ms=2), row("keen", clear=60, faint=40, ms=20)))
-    assert advice.kind == "keen"
-    assert "surely more than quick" in advice.why
-    assert any("If 30.0 ms a frame is too long: quick finds 40/60 clear" in text for text in advice.changes)
-
-
-def test_of_kinds_that_find_the_same_but_for_chance_the_faster_is_taken(row):
-    advice = advise(comparison(row("keen", faint=32, ms=20), row("quick", faint=30, ms=2)))
-    assert advice.kind == "quick"
-    assert "keen finds 60/60 clear and 32/60 faint" in advice.why
-    assert "not surely more, and quick is 10.0 times as fast" in advice.why
-
-
-def test_a_hardly_slower_kind_that_finds_a_little_more_is_not_passed_over(row):
-    advice = advise(comparison(row("quick", faint=30, ms=10), row("keen", faint=33, ms=11)))
-    assert advice.kind == "keen"
-    assert "not surely more than quick, but no slower to speak of" in advice.why
-
-
-def test_defective_frames_are_told_and_decide_nothing(row):
-    for one, other in ((None, None), (0.99, 0.5), (0.5, 0.99)):
-        rows = row("keen", faint=50, given=one), row("dull", faint=10, given=other)
-        advice = advise(comparison(*rows, defective="bad" if one else ""))
-        assert advice.kind == "keen"
-        said = " ".join(advice.changes)
-        assert ("They say the same: keen" in said) == (one == 0.99)
-        assert ("There dull stands highest, not keen." in said) == (one == 0.5)
-
-
-def test_a_kind_that_is_ruled_out_is_not_brought_back_by_defective_frames(row):
-    rows = row("keen", given=0.5), row("blind", blind=True, given=0.99)
-    said = " ".join(advise(comparison(*rows, defective="bad")).changes)
-    assert "AUROC on them: keen 0.500." in said
-    assert "blind is left out" in said
-    assert "stands highest" not in said
-
-
-def test_why_a_kind_has_no_figures_on_the_defective_frames_is_told(row):
-    rows = row("keen", given=0.5), row("dull", given_failed="mask.png is no image")
-    for some in (rows, rows[1:]):
-        said = advise(comparison(*some, defective="bad")).changes
-        assert "dull could not be measured on the defective frames: mask.png is no image." in said
-
-
-def test_a_kind_that_another_surely_beats_is_not_taken_however_fast(row):
-    quick = row("quick", faint=range(30), ms=2)
-    keen, sure = row("keen", faint=range(10, 50), ms=20), row("sure", faint=range(38), ms=10)
-    assert advise(comparison(quick, keen)).kind == "quick"  # 20 places more and 10 fewer may be chance
-    assert advise(comparison(quick, keen, sure)).kind == "sure"
-    near = row("sure", faint=range(38), ms=20)
-    assert "not surely more than quick, which another kind beats" in advise(comparison(quick, keen, near)).why
-
-
-def test_a_kind_that_finds_fewer_never_beats_one_that_finds_more(row):
-    more = row("more", clear=60, faint=16)
-    fewer = row("fewer", clear=range(16, 60), faint=range(16, 47))  # one more at 31 places, two fewer at 16
-    assert advise(comparison(more, fewer)).kind == "more"
-    assert advise(comparison(fewer, more)).kind == "more"
-
-
-def test_a_deadline_false_rejects_or_blindness_rule_a_kind_out_and_say_so(row):
-    best = {"clear": 60, "faint": 60}
-    rows = (
-        row("slow", **best, ms=40),
-        row("harsh", **best, rejects=10),
-        row("blind", **best, blind=True),
-        row("poor", clear=29, faint=2),
-        row("plain", clear=30, faint=2),
-    )
-    advice = advise(comparison(*rows, deadline_ms=50))
-    assert advice.kind == "plain"
-    said = " ".join(advice.changes)
-    assert "slow is left out: one frame in a hundred takes 60.0 ms, over 50 ms" in said
-    assert "harsh is left out: it rejected 10/20 held-out good frames" in said
-    assert "blind is left out: a good frame with a large square painted over passes" in said
-    assert "poor is left out: it finds 29/60 clear made-up defects, too few to rely on" in said
-
-
-def test_where_no_kind_will_do_none_is_recommended(row):
-    rows = row("blind", blind=True), row("poor", clear=0, faint=0)
-    advice = advise(comparison(*rows, Compared("gone", 1.0, None, "torch is missing")))
-    assert advice.kind is None
-    assert "No kind can be recommended" in advice.why
-    assert any("gone could not be compared" in text for text in advice.changes)
-
-
-def test_the_words_say_on_what_they_rest(row):
-    advice = advise(comparison(row("one")))
-    assert "20 good frames that no kind was fitted to (of 80, seed 0)" in advice.evidence
-    assert "60 made-up defects" in advice.evidence
-    assert any("prove no more than at most 14 in 100" in text for text in advice.changes)
-
-
-def test_a_defect_that_could_not_be_inspected_was_not_found(row, tmp_path):
-    one = row("one")
-    unseen = [
-        replace(image, score=None, verdict="NOT_INSPECTED") if image.kind == "clear-spot" else image
-        for image in one.measured.samples.images
-    ]
-    one = replace(one, measured=replace(one.measured, samples=evaluation(tuple(unseen))))
-    assert struck_figures(one.measured)[0].found.events == 50
-    write_page(tmp_path / "page.html", comparison(one), advise(comparison(one)))
-    assert "<td>spot</td><td>0/10, " in (tmp_path / "page.html").read_text()
-
-
-# --- the page ---
-
-
-@pytest.fixture
-def page(row, tmp_path):
-    found = comparison(
-        row("padim<b>", given=0.9),
-        Compared("gone", 1.0, None, "<script>" + 30 * "torch is missing, "),
-        defective="bad",
-    )
-    write_page(tmp_path / "page.html", found, advise(found))
-    return tmp_path / "page.html"
-
-
-def test_the_page_needs_nothing_from_elsewhere_and_names_are_text(page):
-    text = page.read_text()
-    tags = Tags(text)
-    assert not tags.open
-    assert {tag for tag, _ in tags.seen}.isdisjoint({"script", "link", "iframe", "object", "base", "a", "b"})
-    assert all(uri.startswith("data:image/") for uri in tags.pictures())
-    assert "default-src 'none'" in text
-    assert "padim<b>" in tags.text
-    assert "failed: <script>torch is missing" in tags.text
-
-
-def test_a_browser_shows_the_row_to_take_and_nothing_sticks_out(chromium, tmp_path, page):  # noqa: F811
-    shot = tmp_path / "shot.png"
-    browse(chromium, tmp_path, page, f"--screenshot={shot}", "--window-size=1000,2400")
-    picture = cv2.imread(str(shot)).astype(int)
-    assert np.count_nonzero((np.abs(picture - (0xEA, 0xF4, 0xE8)) <= 2).all(axis=2)) > 5000
-    boxed = re.sub(r"<meta http-equiv=[^>]*>", "", page.read_text())
-    boxed = boxed.replace("<main>", '<div id="box" style="width: 400px; overflow: auto"><main>')
-    measure = '<script>document.title = document.getElementById("box").scrollWidth</script>'
-    copy = tmp_path / "copy.html"
-    copy.write_text(boxed.replace("</main>", "</main></div>" + measure))
-    seen = browse(chromium, tmp_path, copy, "--dump-dom")
-    assert re.search(r"<title>(\d+)</title>", seen).group(1) == "400"

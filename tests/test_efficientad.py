@@ -118,7 +118,7 @@ def test_the_graphs_map_is_the_papers_up_to_a_constant_and_a_unit(kind, side, tm
     assert (found > 0).all()
 
 
-def test_lites_map_is_the_papers_with_the_bundled_backbone_as_teacher():
+def test_lites_map_is_the_papers_with_the_lite_backbone_as_teacher():
     state = load_file(WEIGHTS)
     # 8-bit rounding jumps where the last bit of a sum differs, so it is left out here.
     plain = {name: value for name, value in state.items() if not name.endswith(".range")}
@@ -269,7 +269,7 @@ def test_a_damaged_package_is_told(content, tmp_path, monkeypatch):
     if content:
         (tmp_path / "teacher").write_bytes(content)
     monkeypatch.setattr(teachers, "BUNDLED", tmp_path / "teacher")
-    with pytest.raises(FitError, match=r"the bundled teacher .* is damaged: .*; install inspectord again"):
+    with pytest.raises(FitError, match=r"the bundled weights .*teacher .*: .*; install inspectord again"):
         open_teacher("efficientad-s", None, 1)
 
 

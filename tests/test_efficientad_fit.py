@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,17 +20,19 @@ from test_efficientad import teacher_file  # noqa: E402
 
 from calibrate import publish  # noqa: E402
 from calibrate.cli import main  # noqa: E402
-from calibrate.efficientad import settings, train  # noqa: E402
+from calibrate.efficientad import foresee, settings, train  # noqa: E402
+from calibrate.efficientad import place as place_module  # noqa: E402
 from calibrate.efficientad.detector import Detector, new_detector  # noqa: E402
 from calibrate.efficientad.foresee import Noise  # noqa: E402
 from calibrate.efficientad.place import Place  # noqa: E402
 from calibrate.efficientad.settings import LITE, Settings, settings_of  # noqa: E402
 from calibrate.efficientad.teachers import open_teacher  # noqa: E402
 from calibrate.efficientad.train import Course, Training  # noqa: E402
-from calibrate.fit import estimate, fit, prepare  # noqa: E402
-from calibrate.folds import choose_folds  # noqa: E402
+from calibrate.fit import estimate, fit  # noqa: E402
+from calibrate.folds import choose_folds, fewest_frames  # noqa: E402
 from calibrate.images import GoodFrame, GoodFrames  # noqa: E402
 from calibrate.options import FitOptions  # noqa: E402
+from calibrate.plan import prepare  # noqa: E402
 from calibrate.progress import Silent  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
 from inspectord.inspect import Inspector, check_golden  # noqa: E402
@@ -235,19 +238,57 @@ def test_resumed_weights_equal_those_of_an_uninterrupted_run(tmp_path):
     assert not torch.equal(ours, theirs)
 
 
-def test_a_budget_in_minutes_is_measured_once_and_kept(tmp_path, monkeypatch):
-    first = training(dataclasses.replace(LITE, minutes=0.05, batch=2))
-    monkeypatch.setattr(train, "TIMED_S", 0.01)
-    first.begin(tmp_path / "one.pt", {"of": 1})
-    steps = first.course.steps
-    assert steps > 1
-    monkeypatch.setattr(Training, "seconds_a_step", lambda self: 1.0)
-    again = training(dataclasses.replace(LITE, minutes=0.05, batch=2))
-    again.begin(tmp_path / "one.pt", {"of": 1})
-    assert again.course.steps == steps
-    anew = training(dataclasses.replace(LITE, minutes=0.05, batch=2))
-    anew.begin(tmp_path / "two.pt", {"of": 1})
-    assert anew.course.steps == 2
+class Clock:
+    """Time goes by where something is said to take it."""
+
+    def __init__(self, monkeypatch, step_s, check_s):
+        self.now, self.rates = 0.0, []
+        monkeypatch.setattr(train.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(Training, "_learn", lambda _, *drawn: self._took(step_s(self.now), drawn[-1]))
+        monkeypatch.setattr(Training, "_batches", lambda *_: iter([None]))
+        monkeypatch.setattr(Detector, "errors", lambda *_: self._took(check_s, None) or (torch.ones(1), None))
+        monkeypatch.setattr(Training, "_normalise", lambda _: self._took(2.0, None))
+
+    def _took(self, seconds, rate):
+        self.now += seconds
+        self.rates += [] if rate is None else [rate]
+
+
+def minutes(clock, path, stop_after=None, minutes=2.0):
+    monkeypatched = training(dataclasses.replace(LITE, minutes=minutes, batch=2))
+    monkeypatched.begin(path, {"of": 1})
+    for number, _ in enumerate(monkeypatched.run()):
+        monkeypatched.course.waited = 0
+        if number == stop_after:
+            monkeypatched.save()
+            break
+    return monkeypatched
+
+
+@pytest.mark.parametrize("busy_s", [0.5, 5.0])
+def test_a_budget_in_minutes_holds_on_a_box_that_becomes_busy_and_the_rate_still_falls_to_its_end(
+    tmp_path, monkeypatch, busy_s
+):
+    clock = Clock(monkeypatch, lambda now: 0.5 if now < 40 else busy_s, check_s=1.5)
+    ended = minutes(clock, tmp_path / "one.pt")
+    assert 120 - busy_s - 1.5 < clock.now <= 120 + busy_s
+    assert ended.course.check_s == 1.5
+    assert clock.rates[-1] < 0.02 * max(clock.rates)
+
+
+def test_a_killed_training_of_so_many_minutes_goes_on_with_those_that_are_left(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, lambda _: 0.5, check_s=1.0)
+    first = minutes(clock, tmp_path / "one.pt", stop_after=60)
+    clock.now = spent = first.course.spent_s
+    clock.now += 1e6  # while it was off
+    resumed = minutes(clock, tmp_path / "one.pt")
+    assert resumed.course.spent_s == pytest.approx(119.5, abs=1.0)
+    assert clock.now == pytest.approx(1e6 + 120 - (first.course.spent_s - spent), abs=2.0)
+
+
+def test_a_budget_of_hardly_any_time_still_gives_a_checked_network(tmp_path, monkeypatch):
+    clock = Clock(monkeypatch, lambda _: 0.5, check_s=9.0)
+    assert minutes(clock, tmp_path / "one.pt", minutes=0.01).course.best_step == 1
 
 
 def test_a_training_on_other_frames_or_with_other_options_is_left_alone_and_said(
@@ -264,6 +305,47 @@ def test_a_training_on_other_frames_or_with_other_options_is_left_alone_and_said
             run(parts, tmp_path, progress, seed=seed)
         assert sum("is of other frames or options" in note for note in progress.notes) == notes
     assert len(trainings(tmp_path)) == 2
+
+
+def test_a_second_fit_of_the_same_is_refused_until_the_first_is_stored(parts, tmp_path, monkeypatch):
+    """Else it would take up the first one's checkpoint, and lose it when the first has published."""
+    check, refused = publish.check_in_fresh_process, []
+
+    def meanwhile(*asked):
+        monkeypatch.setattr(publish, "check_in_fresh_process", check)
+        with pytest.raises(FitError, match="another fit trains the same") as found:
+            run(parts, tmp_path)
+        refused.append(found)
+        check(*asked)
+
+    monkeypatch.setattr(publish, "check_in_fresh_process", meanwhile)
+    assert run(parts, tmp_path).path.name == "0001"
+    assert len(refused) == 1
+    assert trainings(tmp_path) == []
+
+
+def test_a_fit_that_fails_after_its_training_leaves_the_place_to_the_next(parts, tmp_path, monkeypatch):
+    with monkeypatch.context() as strict:
+        strict.setattr(publish, "PARITY_F32", -1.0)
+        with pytest.raises(FitError, match="differ from the statistics") as kept_alive:
+            run(parts, tmp_path)
+    progress = Silent()
+    assert run(parts, tmp_path, progress).path.name == "0001"
+    assert any(note.startswith("continuing after step 2 ") for note in progress.notes)
+    assert kept_alive
+
+
+def test_a_place_that_was_removed_while_it_was_opened_is_made_anew(tmp_path, monkeypatch):
+    lock, place = place_module.fcntl.flock, Place(tmp_path, "flange", {"model": "efficientad-lite"})
+
+    def removed(*asked):
+        monkeypatch.setattr(place_module.fcntl, "flock", lock)
+        place.remove()
+        lock(*asked)
+
+    monkeypatch.setattr(place_module.fcntl, "flock", removed)
+    with place, pytest.raises(FitError, match="another fit"):
+        Place(tmp_path, "flange", {"model": "efficientad-lite"}).__enter__()
 
 
 def test_two_fits_of_the_same_never_train_in_one_place(tmp_path):
@@ -352,8 +434,9 @@ def test_training_ends_early_where_held_out_frames_gain_nothing_and_keeps_the_be
 @pytest.mark.parametrize("steps", [100, 70_000])
 def test_the_papers_rate_falls_to_a_tenth_after_95_percent(steps):
     paper = Settings()
-    assert paper.rate_at(int(0.95 * steps) - 1, steps) == 1e-4
-    assert paper.rate_at(int(0.95 * steps), steps) == pytest.approx(1e-5)
+    turn = int(0.95 * steps)
+    assert paper.rate_at(turn - 1, (turn - 1) / steps) == 1e-4
+    assert paper.rate_at(turn, turn / steps) == pytest.approx(1e-5)
     assert (paper.steps, paper.hard, paper.decay, paper.batch) == (70_000, 0.999, 1e-5, 1)
 
 
@@ -388,6 +471,24 @@ def test_frames_too_few_to_train_and_to_hold_out_are_refused_with_the_number_nee
     choose_folds(good(30), "1/5", 0)
 
 
+@pytest.mark.parametrize(("how", "needed"), [("1/5", 30), ("1/2", 39), ("1/3", 30)])
+def test_the_number_needed_is_the_fewest_that_can_be_parted(how, needed):
+    assert fewest_frames(how)[0] == needed
+    choose_folds(good(needed), how, 0)
+    with pytest.raises(FitError, match="too few"):
+        choose_folds(good(needed - 1), how, 0)
+
+
+@pytest.mark.parametrize("count", [5, 12])
+def test_with_few_images_the_true_need_is_told_at_once(parts, tmp_path, count):
+    few = tmp_path / "few"
+    few.mkdir()
+    for path in sorted(parts.iterdir())[:count]:
+        shutil.copy(path, few)
+    with pytest.raises(FitError, match=rf"^{count} different .* at least 30 are needed \(20 must teach"):
+        prepare(options(few, tmp_path), Silent())
+
+
 @pytest.mark.parametrize(("count", "how", "held_out"), [(30, "1/5", 10), (100, "1/5", 20), (100, "1/4", 25)])
 @pytest.mark.parametrize("augment", [0, 2])
 def test_held_out_frames_lie_all_over_and_their_copies_teach_nothing(count, how, held_out, augment):
@@ -408,8 +509,41 @@ def test_memory_that_would_not_do_is_refused_with_the_estimate(parts, tmp_path):
 def test_the_estimate_says_steps_and_held_out_frames(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "TIMED_S", 0.01)
     text = " ".join(estimate(prepare(options(parts, tmp_path, memory_mb=4000), Silent())).lines())
-    assert "trains on 22 frames for 2 steps" in text
+    assert "trains on 22 frames for 2 steps, about " in text
     assert "10 frames are held out" in text
+
+
+def test_of_minutes_the_estimate_the_progress_and_the_recipe_say_the_same(parts, tmp_path, monkeypatch):
+    class Counting(Silent):
+        def track(self, items, what, total=None):
+            self.notes.append(f"{what}: {total}")
+            yield from items
+
+    said, asked = Counting(), options(parts, tmp_path, memory_mb=4000, steps=None, minutes=0.05)
+    monkeypatch.setattr(Training, "seconds_a_step", lambda _: pytest.fail("there is nothing to foresee"))
+    ready = prepare(asked, said)
+    found = estimate(ready)
+    assert "trains on 22 frames for 3 s, however busy this box is" in found.about
+    assert 3 < found.seconds < 60
+    recipe = fit(ready, said)
+    assert "training, seconds: 3" in said.notes
+    steps = recipe.spec.model.parameters["steps"]
+    assert any(note.startswith(f"trained for {steps:,} steps in ") for note in said.notes)
+
+
+def test_on_an_accelerator_only_what_stays_on_this_box_counts_as_its_memory(parts, tmp_path, monkeypatch):
+    detector, shape = training().detector, [3, 512, 512]
+    ready = prepare(options(parts, tmp_path), Silent())
+    here = foresee.host_mb(ready, detector, shape)
+    monkeypatch.setattr(foresee, "device_of", lambda _: torch.device("cuda"))
+    there = foresee.host_mb(ready, detector, shape)
+    needed = foresee.training_mb(detector, shape, 2)
+    assert there < here - 0.8 * needed
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (2 * needed * 1e6, 0))
+    foresee.check_accelerator(ready, detector, shape)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _: (0.9 * needed * 1e6, 0))
+    with pytest.raises(FitError, match=rf"would take {needed:.0f} MB of the CUDA device"):
+        foresee.check_accelerator(ready, detector, shape)
 
 
 def test_noise_is_timed_on_tiles_of_the_right_shape():

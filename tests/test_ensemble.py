@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
 import os
+import platform
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import nullcontext
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,6 +23,7 @@ import pytest
 from threadpoolctl import threadpool_info, threadpool_limits
 
 from calibrate import cluster as clusters
+from calibrate.blind import Blind, Square, write_squares
 from calibrate.candidates import Ground, Sizes
 from calibrate.chosen import fit_options
 from calibrate.cli import _parser
@@ -24,18 +31,23 @@ from calibrate.cluster import Cluster
 from calibrate.efficientad import settings
 from calibrate.efficientad.train import Training
 from calibrate.ensemble import TileLevels, level_tiles
-from calibrate.fit import estimate, fit, modelled, prepare
+from calibrate.fit import estimate, fit, modelled
 from calibrate.folds import Folds
+from calibrate.golden import Scored
 from calibrate.kinds import Learned
 from calibrate.options import FitOptions
 from calibrate.parallel import Here, Processes, alone, in_order
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.spool import Spool
+from calibrate.store import activate
 from calibrate.tile_banks import fit_tile
 from calibrate.tiles import Joiner, plan
-from inspectord.errors import FitError
+from inspectord.errors import FitError, RecipeError
 from inspectord.inspect import Inspector, compile_model
 from inspectord.judge import regions
+from inspectord.recipe import MARKED, load_recipe
+from inspectord.sources.files import read_image
 from inspectord.sources.parts import render_part
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -73,10 +85,10 @@ def wanted(folder, tmp_path, **changes):
 def learned(folder, tmp_path, progress=None, **changes):
     """The bytes of the graph's weights, the held-out scores, and the graph."""
     ready = prepare(wanted(folder, tmp_path, **changes), Silent())
-    ready = ready.kind.trained(ready, progress or Silent())
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
-    model, fitted = modelled(ready, scratch, progress or Silent())
+    with ready.kind.trained(ready, progress or Silent()) as known:
+        model, fitted = modelled(known, scratch, progress or Silent())
     ov.serialize(model, scratch / "model.xml", scratch / "model.bin")
     return (scratch / "model.bin").read_bytes(), fitted.held_out, scratch / "model.xml"
 
@@ -220,6 +232,68 @@ def test_of_tiles_that_disagree_the_blur_leaves_no_seam():
     sharp, soft = (Joiner(geometry, np.ones(geometry.map_shape, bool), sigma)(steps) for sigma in (0, 2))
     assert np.abs(np.diff(sharp)).max() == 1
     assert np.abs(np.diff(soft)).max() < 0.25
+
+
+# --- whether it finds anything ---
+
+
+def test_a_recipe_that_sees_a_square_in_the_middle_but_not_in_one_of_its_tiles_is_refused(tmp_path):
+    """Whatever lies in the corner is good there, and the limit is of that corner."""
+    folder, rng = tmp_path / "corner", np.random.default_rng(0)
+    folder.mkdir()
+    for number in range(24):
+        pixels = render_part(1, number, 96, 80, 0.0).pixels
+        for _ in range(3):
+            x, y, grey = rng.integers((72, 56, 0), (90, 74, 255)).tolist()
+            cv2.rectangle(pixels, (x, y), (x + 6, y + 6), grey, -1)
+        cv2.imwrite(str(folder / f"{number:03d}.png"), pixels)
+    with pytest.raises(FitError) as refused:
+        fit(prepare(wanted(folder, tmp_path, **PER_TILE[1] | {"dimensions": None}), Silent()), Silent())
+    said = str(refused.value)
+    assert "flange/0001 was stored but not activated" in said
+    assert "passes where that lies in tile 3 of row 2, so" in said
+    assert "leave --per-tile out" in said
+    recipes = tmp_path / "recipes"
+    stored = load_recipe(recipes / "flange" / "0001")
+    marked = next(frame for frame in stored.golden() if frame.path.name == MARKED)
+    assert marked.score > stored.spec.limits.score
+    assert stored.spec.golden.blind_tiles == (5,)
+    assert stored.is_blind
+    with pytest.raises(RecipeError, match=r"passes in 1 of 6 tiles \(row/column 2/3\)"):
+        activate(recipes, "flange")
+
+
+def asked(recipe_plan, tile_scores, limit):
+    """Blind, where golden frames have tile scores of 1 and each square gives these, by tile."""
+    squares = [Square(frame, (tile,), Path()) for frame in range(2) for tile in range(6)]
+    golden = np.ones((len(recipe_plan.checked), 6))
+    struck = np.ones((len(squares), 6))
+    for row, square in zip(struck, squares, strict=True):
+        row[list(square.tiles)] = tile_scores[square.frame][square.tiles[0]]
+    tiles = np.vstack([golden, struck])
+    return Blind.of(recipe_plan, limit, Scored(np.full(len(tiles), 9.0), tiles, np.empty(0)), squares)
+
+
+@pytest.mark.parametrize(("top", "blind"), [(1, (2, 4)), (2, (1, 2, 4))])
+def test_a_tile_is_blind_where_the_square_passes_in_every_golden_frame(good, tmp_path, top, blind):
+    """And of a frame's score: the mean of two tiles hardly rises where only one of them is struck."""
+    ready = prepare(wanted(good, tmp_path, grid=(2, 3), top_tiles=top), Silent())
+    scores = [5.0, 2.5, 2.0, 5.0, 1.0, 5.0], [5.0, 2.5, 1.0, 5.0, np.nan, 1.0]
+    found = asked(ready, scores, 2.0)
+    assert (found.middle, found.tiles) == (False, blind)
+
+
+def test_squares_lie_inside_every_tile_that_is_looked_at_and_nowhere_else(good, tmp_path):
+    corner = (((0, 0), (31, 0), (31, 39), (0, 39)),)
+    ready = prepare(wanted(good, tmp_path, grid=(2, 3), ignore_polygons=corner), Silent())
+    squares = write_squares(ready, tmp_path)
+    assert {tile for square in squares for tile in square.tiles} == {1, 2, 3, 4, 5}
+    for square in squares:
+        plain = ready.good.read(int(ready.golden[square.frame]))
+        changed = (read_image(square.image) != plain).any(axis=2)
+        tiles = changed.reshape(2, 40, 3, 32).any(axis=(1, 3)).ravel()
+        assert tuple(np.flatnonzero(tiles)) == square.tiles
+        assert changed.sum() == len(square.tiles) * 10 * 10
 
 
 # --- the work, wherever it is done ---
@@ -422,9 +496,69 @@ def test_an_error_of_a_unit_comes_back_as_it_was(local):
 
 
 def test_where_no_scheduler_answers_the_fit_says_so_before_any_work(good, tmp_path, monkeypatch):
-    monkeypatch.setattr(clusters, "ANSWER_S", 0.5)
+    """In no time, though dask itself would try again and again; and before the frames are read."""
+    monkeypatch.setattr("calibrate.plan.collect_good_frames", lambda *_: pytest.fail("frames were read"))
+    began = time.monotonic()
     with pytest.raises(FitError, match=r"no dask scheduler answers at dask://127\.0\.0\.1:9; start one"):
         prepare(wanted(good, tmp_path, on="dask://127.0.0.1:9"), Silent())
+    assert time.monotonic() - began < clusters.ANSWER_S / 2
+
+
+@pytest.mark.parametrize("says", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""])
+def test_what_answers_and_is_no_scheduler_is_told_from_one_in_a_few_seconds(says):
+    pytest.importorskip("distributed")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            with contextlib.suppress(OSError):
+                while True:
+                    caller, _ = server.accept()
+                    callers.append(caller)
+                    caller.sendall(says)
+
+        callers = []
+        threading.Thread(target=answer, daemon=True).start()
+        began = time.monotonic()
+        with pytest.raises(FitError, match="no dask scheduler answers at dask://127"):
+            Cluster(f"dask://127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - began < 3 * clusters.CONNECT_S
+        server.shutdown(socket.SHUT_RDWR)
+    for caller in callers:
+        caller.close()
+
+
+def test_a_name_that_nobody_knows_keeps_no_fit_waiting(monkeypatch):
+    pytest.importorskip("distributed")
+    asked = threading.Event()
+    monkeypatch.setattr(clusters, "CONNECT_S", 0.1)
+    monkeypatch.setattr(clusters.socket, "create_connection", lambda *_: asked.wait(30))
+    began = time.monotonic()
+    with pytest.raises(FitError, match="no dask scheduler answers at dask://nohost:1"):
+        Cluster("dask://nohost:1")
+    asked.set()
+    assert time.monotonic() - began < 5
+
+
+def fails_on_its_disk():
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/calibrate-x1/checkpoint.pt.part")
+
+
+def test_a_worker_whose_disk_is_full_is_named_and_not_its_temporary_files():
+    with pytest.raises(FitError) as found:
+        clusters.computed(clusters.installed(), fails_on_its_disk, ())
+    assert str(found.value).startswith(f"No space left on device, on worker {platform.node()}; free some")
+    assert "/tmp" not in str(found.value)
+
+
+def test_a_network_that_fails_elsewhere_is_named_by_its_tile_and_not_by_a_temporary_file(
+    good, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("calibrate.efficientad.per_tile.workers", lambda _: nullcontext(Here()))
+    monkeypatch.setattr("calibrate.cluster.Cluster", lambda _: nullcontext())
+    monkeypatch.setattr("calibrate.efficientad.train.descend", lambda *_: False)
+    with pytest.raises(FitError, match=r"^tile 1 of 2: .* not finite at step 0; fit with") as found:
+        learned(good, tmp_path, **PER_TILE[2], on="dask://elsewhere:1")
+    assert ".pt" not in str(found.value)
 
 
 def test_a_scheduler_without_workers_is_refused(monkeypatch):

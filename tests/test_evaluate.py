@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from calibrate.evaluate import evaluate
-from calibrate.fit import fit, prepare
+from calibrate.fit import fit
 from calibrate.options import FitOptions
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from inspectord.errors import SourceError
 from inspectord.inspect import Inspector

@@ -13,9 +13,10 @@ from helpers_recipe import rewrite_recipe, write_recipe
 from calibrate import publish
 from calibrate.cli import main
 from calibrate.extend import Wanted, prepare_extension
-from calibrate.fit import estimate, fit, prepare
+from calibrate.fit import estimate, fit
 from calibrate.learned import LEARNED
 from calibrate.options import FitOptions
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.sums import Sums
 from inspectord.errors import FitError, FrameError
@@ -294,7 +295,10 @@ def test_frames_that_taught_already_are_left_out_and_counted(runs, flange, tmp_p
     mixed = shutil.copytree(new, tmp_path / "mixed")
     shutil.copy(old / "003.png", mixed / "again.png")
     recipe, said = extended(tmp_path, mixed)
-    assert any("taught flange/0001 already: 1 images (again.png)" in line for line in said)
+    words = (
+        "taught flange/0001 already: 1 images (again.png); they teach nothing more, but are measured again"
+    )
+    assert any(words in line for line in said)
     assert recipe.spec.limits.good_parts == OLD + NEW
     with pytest.raises(FitError, match="all 24 images have taught flange/0002 already"):
         extended(tmp_path, old)
@@ -339,6 +343,17 @@ def test_frames_of_another_size_are_refused(flange, tmp_path):
         extended(tmp_path, small)
 
 
+def test_where_the_good_frames_come_from_names_the_old_folder_and_the_new_one(runs, flange, tmp_path, capsys):
+    old, new, _ = runs
+    one = write_good(tmp_path / "one", [700])
+    extended(tmp_path, one)
+    recipe, _ = extended(tmp_path, new, old)
+    assert main(["show", "flange", "--recipes", str(tmp_path / "recipes")]) == 0
+    said = capsys.readouterr().out
+    assert recipe.id in said
+    assert f"from {one}, {new}, {old}\n" in said
+
+
 def test_a_single_frame_is_enough(flange, tmp_path):
     recipe, _ = extended(tmp_path, write_good(tmp_path / "one", [700]), activate=False)
     assert recipe.spec.limits.good_parts == OLD + 1
@@ -351,7 +366,7 @@ def test_statistics_are_kept_unless_they_are_large_and_the_estimate_says_so(runs
     )
     assert ready.keeps
     assert "MB that only `calibrate extend` needs" in "\n".join(estimate(ready).lines())
-    monkeypatch.setattr("calibrate.fit.KEEP_MB", 0.001)
+    monkeypatch.setattr("calibrate.plan.KEEP_MB", 0.001)
     assert not ready.keeps
     assert "calibrate extend" not in "\n".join(estimate(ready).lines())
 

@@ -13,12 +13,14 @@ from openvino import opset15 as op
 from safetensors.numpy import load_file, save_file
 
 from calibrate import publish
-from calibrate.backbones.lite import WEIGHTS
+from calibrate.backbones.standard import WEIGHTS
 from calibrate.cli import main
-from calibrate.fit import estimate, fit, prepare
+from calibrate.fit import estimate, fit
 from calibrate.options import FitOptions
+from calibrate.plan import prepare
 from calibrate.progress import Silent
-from inspectord.errors import FitError, FrameError
+from calibrate.store import activate
+from inspectord.errors import FitError, FrameError, RecipeError
 from inspectord.inspect import Inspector, check_golden
 from inspectord.recipe import active_recipe, file_hash, load_recipe
 from inspectord.sources.files import read_image
@@ -122,7 +124,7 @@ def test_an_own_trainings_weights_take_the_place_of_the_bundled_ones(good, tmp_p
     asked = ("--product", "flange", "--recipes", str(tmp_path / "recipes"), "--threads", "1")
     assert main(["fit", str(good), *asked, "--backbone", "bundled", "--weights", str(own)]) == 0
     recipe = active_recipe(tmp_path / "recipes", "flange")
-    assert (recipe.spec.model.backbone, recipe.spec.model.backbone_hash) == ("bundled", file_hash(own))
+    assert (recipe.spec.model.backbone, recipe.spec.model.backbone_hash) == ("standard", file_hash(own))
     plain = run(good, tmp_path, threads=1, activate=False)
     frame = read_image(good / "000.png")
     ours, theirs = (Inspector(each, threads=1).score(frame).score for each in (recipe, plain))
@@ -130,14 +132,14 @@ def test_an_own_trainings_weights_take_the_place_of_the_bundled_ones(good, tmp_p
 
 
 def test_features_that_are_not_finite_stop_the_fit(good, tmp_path, monkeypatch):
-    from calibrate.backbones.lite import Lite
+    from calibrate.backbones.standard import Standard
 
-    honest = Lite.features
+    honest = Standard.features
 
     def broken(self, images, chosen):
         return [op.log(op.negative(maps)).output(0) for maps in honest(self, images, chosen)]
 
-    monkeypatch.setattr(Lite, "features", broken)
+    monkeypatch.setattr(Standard, "features", broken)
     with pytest.raises(FitError, match="not finite"):
         run(good, tmp_path)
 
@@ -201,6 +203,8 @@ def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_i
     stored = load_recipe(tmp_path / "recipes" / "flange" / "0002")
     assert stored.is_blind
     assert not first.is_blind
+    with pytest.raises(RecipeError, match=r"0002 was not activated.*--anyway"):
+        activate(tmp_path / "recipes", "flange", "0002")
 
 
 def test_a_gate_that_fails_keeps_what_was_active(good, tmp_path, monkeypatch):
@@ -235,7 +239,8 @@ def test_a_fit_needs_no_torch(good, tmp_path):
         "        if name.partition('.')[0] == 'torch': raise ImportError(name)\n"
         "sys.meta_path.insert(0, NoTorch())\n"
         "from pathlib import Path\n"
-        "from calibrate.fit import fit, prepare\n"
+        "from calibrate.fit import fit\n"
+        "from calibrate.plan import prepare\n"
         "from calibrate.options import FitOptions\n"
         "from calibrate.progress import Silent\n"
         f"o = FitOptions(product='p', recipes_dir=Path({str(tmp_path)!r}), folders=(Path({str(good)!r}),))\n"

@@ -11,12 +11,13 @@ import pytest
 from openvino import opset15 as op
 
 from calibrate import levels as module
-from calibrate.fit import fit, prepare
+from calibrate.fit import fit
 from calibrate.folds import Folds
 from calibrate.graph import levelled
 from calibrate.kinds import Learned
 from calibrate.levels import FEWEST, QUIET, SAMPLED, STILL, STRAY, Levels, level, plain, sample
 from calibrate.options import FitOptions
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.spool import Spool
 from calibrate.tiles import Joiner
@@ -43,6 +44,11 @@ def levels_of(maps, valid=None):
     quiet = max(QUIET * mean[valid].mean(), 1e-12)
     sampled = sample(valid & (mean >= quiet))
     return Levels.of(mean, quiet, sampled, maps.reshape(len(maps), -1)[:, sampled])
+
+
+def score_by(levels, joined):
+    """The highest cell of what the graph makes of a joined map."""
+    return float(levels.relative(joined).max())
 
 
 def small_part(cells, count=12, shape=(256, 256)):
@@ -114,7 +120,7 @@ def by_the_book(everyone, others, joined, valid):
 def test_a_frame_in_other_light_keeps_its_score():
     maps = good_maps()
     levels, frame = levels_of(maps), maps[3] / levels_of(maps[3:4]).high
-    brighter = [levels.score(frame * factor) for factor in np.linspace(levels.low, levels.high, 5)]
+    brighter = [score_by(levels, frame * factor) for factor in np.linspace(levels.low, levels.high, 5)]
     assert levels.high > 1.2 * levels.low
     assert np.ptp(brighter) < 0.15 * brighter[0]
 
@@ -124,7 +130,7 @@ def test_light_within_the_good_frames_range_changes_nothing_at_all():
     frame = levels.usual * np.random.default_rng(1).uniform(0.9, 1.1, CELLS)
     frame /= np.median(frame / levels.usual)
     middle = (levels.low + levels.high) / 2
-    found = [levels.score(frame * factor) for factor in (1.02 * levels.low, middle, 0.98 * levels.high)]
+    found = [score_by(levels, frame * factor) for factor in (1.02 * levels.low, middle, 0.98 * levels.high)]
     assert np.allclose(found, found[0], rtol=1e-9)
 
 
@@ -134,9 +140,9 @@ def test_a_frame_that_is_strange_over_more_than_half_stays_strange(share):
     levels = levels_of(maps)
     strange = maps[0].copy()
     strange.ravel()[: int(share * strange.size)] *= 5
-    highest = max(levels.score(joined) for joined in maps)
-    assert levels.score(strange) > 2 * highest
-    assert levels.score(2 * strange) == pytest.approx(2 * levels.score(strange))
+    highest = max(score_by(levels, joined) for joined in maps)
+    assert score_by(levels, strange) > 2 * highest
+    assert score_by(levels, 2 * strange) == pytest.approx(2 * score_by(levels, strange))
 
 
 def test_a_defect_counts_by_its_multiple_wherever_it_lies():
@@ -147,7 +153,7 @@ def test_a_defect_counts_by_its_multiple_wherever_it_lies():
     for place in (quiet_place, loud_place):
         struck = frame.copy()
         struck.flat[place] *= 6
-        assert levels.score(struck) == pytest.approx(6, rel=1e-6)
+        assert score_by(levels, struck) == pytest.approx(6, rel=1e-6)
 
 
 def test_a_place_that_is_almost_always_still_does_not_shout():
@@ -155,15 +161,15 @@ def test_a_place_that_is_almost_always_still_does_not_shout():
     maps = good_maps()
     maps[:, 2, 2] *= 0.001
     levels, frame = levels_of(maps), maps[0].copy()
-    before = levels.score(frame)
+    before = score_by(levels, frame)
     frame[2, 2] *= 50
-    assert levels.score(frame) == before
+    assert score_by(levels, frame) == before
 
 
 def test_a_stiller_frame_than_any_is_not_blown_up():
     maps = good_maps()
     levels = levels_of(maps)
-    assert levels.score(maps[0] * 0.01) < 0.05
+    assert score_by(levels, maps[0] * 0.01) < 0.05
 
 
 def test_where_many_distances_are_zero_little_noise_never_becomes_a_large_score():
@@ -172,7 +178,7 @@ def test_where_many_distances_are_zero_little_noise_never_becomes_a_large_score(
     maps = rng.gamma(2, 2, (40, *CELLS)) * (rng.random((40, *CELLS)) < 0.58)
     assert 0 < np.mean(np.median(maps, axis=(1, 2)) == 0) < 0.3
     levels = levels_of(maps)
-    found = np.array([levels.score(joined) for joined in maps])
+    found = np.array([score_by(levels, joined) for joined in maps])
     assert found.max() < 4 * np.median(found)
     assert levels.low == STILL
 
@@ -207,7 +213,7 @@ def test_a_small_part_on_a_still_background_scores_as_a_large_one(learn):
     assert np.all(np.abs(np.log(fitted.held_out / peaks)) < np.log(1.6))
     assert STILL < levels.low < 1 < levels.high
     for joined in maps[:2]:
-        assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
+        assert in_the_graph(levels, joined).max() == pytest.approx(score_by(levels, joined), rel=1e-5)
 
 
 def test_of_fewer_cells_than_make_a_median_frames_keep_their_own_level(learn):
@@ -218,8 +224,8 @@ def test_of_fewer_cells_than_make_a_median_frames_keep_their_own_level(learn):
     assert 1 < np.median(fitted.held_out) < 5
     for factor in (0.0, 0.1, 1.0, 10.0):
         joined = factor * maps[0]
-        assert levels.score(joined) == pytest.approx(factor * (maps[0] / levels.usual).max())
-        assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
+        assert score_by(levels, joined) == pytest.approx(factor * (maps[0] / levels.usual).max())
+        assert in_the_graph(levels, joined).max() == pytest.approx(score_by(levels, joined), rel=1e-5)
     one_more = levels_of(small_part((1, FEWEST), shape=(48, 80)))
     assert one_more.low < 1 < one_more.high
 
@@ -277,7 +283,7 @@ def test_a_stray_good_frame_does_not_excuse_itself(learn):
     levels, fitted = scores(*learn(maps), np.arange(24))
     assert fitted.held_out[5] > 3 * np.median(fitted.held_out)
     assert fitted.held_out.argmax() == 5
-    assert levels.score(maps[5]) < 0.5 * fitted.held_out[5]
+    assert score_by(levels, maps[5]) < 0.5 * fitted.held_out[5]
     assert levels.high > 2 * levels_of(np.delete(maps, 5, axis=0)).high
 
 
@@ -289,7 +295,7 @@ def test_one_stray_frame_of_many_does_not_widen_the_bounds(learn, factor):
     alone = levels_of(np.delete(maps, 5, axis=0))
     assert levels.low == pytest.approx(alone.low, rel=0.05)
     assert levels.high == pytest.approx(alone.high, rel=0.05)
-    assert levels.score(maps[5]) == pytest.approx(fitted.held_out[5], rel=0.1)
+    assert score_by(levels, maps[5]) == pytest.approx(fitted.held_out[5], rel=0.1)
     assert (fitted.held_out.argmax() if factor > 1 else fitted.held_out.argmin()) == 5
 
 
@@ -364,7 +370,7 @@ def test_the_graph_gives_the_same_scores(shape, hidden):
     assert valid.ravel()[levels.sampled].all()
     for factor in (0.0, 0.1, 1.0, 10.0):  # below the bounds, within and above
         for joined in factor * maps[:2]:
-            assert in_the_graph(levels, joined).max() == pytest.approx(levels.score(joined), rel=1e-5)
+            assert in_the_graph(levels, joined).max() == pytest.approx(score_by(levels, joined), rel=1e-5)
 
 
 def test_the_graphs_map_is_zero_under_a_mask():

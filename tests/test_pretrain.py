@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 
 torch = pytest.importorskip("torch", reason="pre-training needs torch")
 
+from calibrate.backbones import standard  # noqa: E402
 from calibrate.backbones.lite import Lite, state_shapes  # noqa: E402
 from calibrate.cli import main  # noqa: E402
 from calibrate.pretrain import checkpoint, command, export, network, train  # noqa: E402
@@ -49,16 +50,18 @@ def test_only_images_of_a_class_count_and_a_batch_without_any_gives_no_loss_and_
     assert (logits.grad == 0).all()
 
 
-def test_each_stage_tells_the_classes_itself_and_stage2_the_singles():
-    trainee = shaken(network.Trainee(4, 3), seed=1)
+@pytest.mark.parametrize("name", network.NETWORKS)
+def test_each_stage_tells_the_classes_itself_and_the_second_the_singles(name):
+    trainee = shaken(network.Trainee(name, 4, 3), seed=1)
     images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 255
     logits, alone = trainee(images)
     assert [each.shape for each in (*logits, alone)] == [(2, 4)] * 3 + [(2, 3)]
-    stages = (trainee.backbone.stage1, trainee.backbone.stage2, trainee.stage3)
+    *_, first, second = trainee.backbone.children()
+    stages = [next(stage.parameters()) for stage in (first, second, trainee.stage3)]
     for told, deepest in zip((*logits, alone), (0, 1, 2, 1), strict=True):
         trainee.zero_grad()
         told.square().sum().backward(retain_graph=True)
-        reached = [stage.block[0].conv.weight.grad is not None for stage in stages]
+        reached = [stage.grad is not None for stage in stages]
         assert reached == [True] * (deepest + 1) + [False] * (2 - deepest)
 
 
@@ -271,6 +274,24 @@ def test_a_channel_that_hardly_moves_is_not_blown_up(corpus, few_images_for_rang
     maps = joined(tensors, np.stack(list(export._range_images(corpus))))[:, 48 + 5]
     assert (maps.var() > 0) == (faint > 0)
     assert maps.var() < 1e-3
+
+
+def test_the_standard_network_keeps_torchvisions_names_and_the_spread(
+    corpus, few_images_for_ranges, tmp_path
+):
+    backbone = shaken(network.Standard(), seed=1).to(memory_format=torch.channels_last)
+    path = tmp_path / "standard.safetensors"
+    export.export(backbone, corpus, path)
+    tensors = load_file(path)
+    assert {name: value.shape for name, value in tensors.items()} == standard.state_shapes()
+    assert tensors["layer2.0.conv1.weight"].dtype == np.float16
+    np.testing.assert_allclose(
+        tensors["layer2.0.conv1.weight"],
+        backbone.layer2[0].conv1.weight.detach().numpy(),
+        rtol=1e-3,
+        atol=1e-7,
+    )
+    assert standard.open_standard(None, path).layers == ("joined",)
 
 
 # --- the command ---

@@ -20,9 +20,10 @@ from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import convolve, random_state
 from calibrate.cli import main
 from calibrate.eight_bits import Loss, agreement
-from calibrate.fit import fit, prepare
+from calibrate.fit import fit
 from calibrate.options import FitOptions
 from calibrate.pieces import in_blocks
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.quantise import QUANTISED, in_float, quantised, rest_precision, share_in_8_bits
 from inspectord.errors import FitError
@@ -126,17 +127,17 @@ def test_pixels_brighter_than_any_of_a_good_frame_are_not_cut_off():
 
 
 def test_what_is_in_8_bits_already_stays_as_it_is():
-    def student_of_bundled(images):
+    def student_of_lite(images):
         planes = planes_of(images)
         teacher = open_lite(None).features(planes, [None])[0]
         student = convolve(planes, kernels(1, 32, 1) / 128, np.zeros(32, np.float32), 8)
         student = convolve(op.relu(student).output(0), kernels(2, 144, 32), None, 1)
         return op.squared_difference(teacher, student).output(0)
 
-    before = model_of(student_of_bundled, (1, 32, 64, 1))
+    before = model_of(student_of_lite, (1, 32, 64, 1))
     after = quantised(before, frames(shape=(32, 64, 1)))
     added = len(nodes(after, QUANTISED)) - len(nodes(before, QUANTISED))
-    assert added == 3  # what the bundled first convolution and the two of the student take in
+    assert added == 3  # what lite's first convolution and the two of the student take in
     assert share_in_8_bits(after) > 0.95 > share_in_8_bits(before) > 0
 
 
@@ -150,10 +151,10 @@ def test_a_network_in_a_loop_is_refused():
         quantised(model_of(looped, (1, 32, 40, 4)), frames(shape=(32, 40, 4)))
 
 
-def test_the_bundled_network_is_8_bit_and_a_resnet_is_not(resnet, good, tmp_path):
-    bundled = prepare(options(good, tmp_path), Silent())
+def test_lite_is_8_bit_and_a_resnet_is_not(resnet, good, tmp_path):
+    lite = prepare(options(good, tmp_path, backbone="lite"), Silent())
     other = prepare(options(good, tmp_path, **small(resnet)), Silent())
-    assert share_in_8_bits(bundled.graph) > 0.5
+    assert share_in_8_bits(lite.graph) > 0.5
     assert share_in_8_bits(other.graph) == 0
     assert in_float(other.graph)
 
@@ -174,10 +175,10 @@ def test_without_nncf_a_fit_says_what_to_install_before_it_begins(resnet, good, 
         prepare(options(good, tmp_path, **small(resnet)), Silent())
 
 
-def test_the_bundled_network_needs_no_nncf_and_says_that_nothing_changes(good, tmp_path, without_nncf):
+def test_lite_needs_no_nncf_and_says_that_nothing_changes(good, tmp_path, without_nncf):
     told = Silent()
-    recipe = fit(prepare(options(good, tmp_path), told), told)
-    assert any("bundled computes in 8 bits as it is" in note for note in told.notes)
+    recipe = fit(prepare(options(good, tmp_path, backbone="lite"), told), told)
+    assert any("computes in 8 bits at any --precision, so int8 changes only" in note for note in told.notes)
     assert recipe.spec.runtime.precision == "int8"
     assert check_golden(Inspector(recipe, threads=2)) <= recipe.spec.golden.tolerance
 

@@ -46,6 +46,13 @@ def test_the_ignored_fraction_is_of_the_roi(tmp_path):
     assert region.ignored_fraction == pytest.approx(0.75)
 
 
+def test_it_is_looked_at_what_lies_inside_the_roi_and_under_no_mask():
+    region = make_region(SHAPE, (10, 20, 30, 25), polygons=[((0, 0), (79, 0), (79, 29), (0, 29))])
+    looked_at = np.zeros((60, 80), bool)
+    looked_at[30:45, 10:40] = True
+    assert np.array_equal(region.looked_at(), looked_at)
+
+
 def test_a_polygon_may_reach_over_the_edge():
     assert make_region(SHAPE, polygons=[((-50, -50), (40, -50), (40, 500), (-50, 500))]).ignored[:, :40].all()
 

@@ -8,8 +8,9 @@ from helpers_daemon import Box, events_until, verdicts
 from helpers_wire import seq_is
 
 from calibrate.evaluate import evaluate
-from calibrate.fit import fit, prepare
+from calibrate.fit import fit
 from calibrate.options import FitOptions
+from calibrate.plan import prepare
 from calibrate.progress import Silent
 from inspectord.sources.parts import render_part
 

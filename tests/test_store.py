@@ -125,6 +125,40 @@ def test_a_recipe_of_another_product_is_not_activated(recipes):
         activate(recipes, "washer")
 
 
+def make_blind(recipe, tiles=(1, 2)):
+    rewrite_recipe(recipe, golden={"blind_tiles": list(tiles)})
+
+
+def test_a_blind_version_is_refused_with_why_and_what_to_do_and_the_active_one_stays(recipes):
+    activate(recipes, "flange", "0001")
+    make_blind(recipes / "flange" / "0003")
+    with pytest.raises(RecipeError) as refused:
+        activate(recipes, "flange")
+    said = str(refused.value)
+    assert said.startswith(
+        "flange/0003 was not activated: a good frame with a large square painted over passes"
+    )
+    assert "in 2 of 4 tiles (row/column 1/2, 2/1)" in said
+    assert all(step in said for step in ("report.html", "more good parts", "--anyway"))
+    assert active_version(recipes, "flange") == "0001"
+
+
+def test_a_blind_version_can_be_activated_anyway_and_the_history_says_so(recipes):
+    for number in (1, 2):
+        make_blind(recipes / "flange" / f"000{number}", (number,))
+    activate(recipes, "flange", "0001", anyway=True)
+    activate(recipes, "flange", "0003", anyway=True)
+    activate(recipes, "flange", "0002", anyway=True)
+    log = (recipes / "flange" / "activations.log").read_text().splitlines()
+    assert [line.partition(" ")[2] for line in log] == [
+        "activate 0001 anyway",
+        "activate 0003",
+        "activate 0002 anyway",
+    ]
+    assert rollback(recipes, "flange").id == "flange/0003"
+    assert rollback(recipes, "flange").id == "flange/0001"
+
+
 def test_rollback_goes_back_step_by_step(recipes):
     for version in ("0001", "0003", "0002"):
         activate(recipes, "flange", version)

@@ -32,7 +32,18 @@ class Backbone(Protocol):
         ...
 
 
-NAMES = ("bundled", "mobilenet_v2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+BUNDLED = ("lite", "standard")
+DEFAULT = "standard"  # what bundled means
+NAMES = ("bundled", *BUNDLED, "mobilenet_v2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+
+
+def layers_of(name: str, known: Sequence[str], asked: tuple[str, ...]) -> tuple[str, ...]:
+    """asked. Raises FitError unless it is some of known, each once and in known's order."""
+    if not asked or [layer for layer in known if layer in asked] != list(asked):
+        raise FitError(
+            f"--layers of {name} are some of {', '.join(known)} in this order, got {', '.join(asked)}"
+        )
+    return asked
 
 
 def open_backbone(name: str, weights: Path | None, layers: tuple[str, ...] | None) -> Backbone:
@@ -40,10 +51,15 @@ def open_backbone(name: str, weights: Path | None, layers: tuple[str, ...] | Non
 
     Raises FitError for an unknown name, missing or wrong weights, or unknown layers.
     """
-    if name == "bundled":
+    name = DEFAULT if name == "bundled" else name
+    if name == "lite":
         from calibrate.backbones.lite import open_lite
 
         return open_lite(layers, weights)
+    if name == "standard":
+        from calibrate.backbones.standard import open_standard
+
+        return open_standard(layers, weights)
     if Path(name).suffix in (".onnx", ".xml"):
         from calibrate.backbones.external import External
 

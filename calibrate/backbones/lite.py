@@ -1,4 +1,4 @@
-"""The bundled network: seven plain 3x3 convolutions, and two resolutions side by side.
+"""The light bundled network: seven plain 3x3 convolutions, and two resolutions side by side.
 
 Its weights file holds, for each 3x3 convolution with its batch norm folded in, `NAME.kernel`, `NAME.bias`
 and `NAME.range`: what its channels reach after the ReLU. Between zero and that range activations are
@@ -9,21 +9,24 @@ floating point, and without ranges everything does. The joined channels are divi
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as op
-from safetensors import SafetensorError
-from safetensors.numpy import load
 
-from calibrate.backbones import Chosen
-from calibrate.backbones.weights import State, convolve, folded, kept, read_state, require
-from inspectord.errors import FitError
+from calibrate.backbones import Chosen, layers_of
+from calibrate.backbones.joined import Map, joined
+from calibrate.backbones.weights import (
+    State,
+    convolve,
+    folded,
+    kept,
+    read_bundled,
+    read_state,
+    require,
+)
 from inspectord.inspect import Floats
 
 WEIGHTS = files("calibrate.backbones") / "lite_v1.safetensors"
@@ -42,41 +45,25 @@ JOINED = (48, 96)  # channels of stage1 and stage2
 LAYERS = {"stage1": 4, "joined": 7, "stage2": 7}  # how many units each needs; strides are 4, 8 and 8
 
 
-@dataclass(frozen=True)
-class Map:
-    """Activations of shape (n, channels, rows, columns): values, times scale (channels,) where given.
-
-    A scale means that values are quantised: whole multiples of 1 / 255 between 0 and 1.
-    """
-
-    values: ov.Output
-    scale: Floats | None = None
-
-
 class Lite:
     """Layers stage1, stage2 and, by default, joined: both at stride 8, every channel with a variance near 1.
 
     Sides of images must be multiples of the layers' strides, as tiles' always are.
     """
 
-    name = "bundled"
+    name = "lite"
 
     def __init__(self, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
-        self.digest, self.layers = digest, layers or ("joined",)
-        if [layer for layer in LAYERS if layer in self.layers] != list(self.layers):
-            raise FitError(
-                f"--layers of bundled are some of {', '.join(LAYERS)} in this order, "
-                f"got {', '.join(self.layers)}"
-            )
+        self.digest, self.layers = digest, layers_of(self.name, list(LAYERS), layers or ("joined",))
         self._state = {name: np.asarray(value, np.float32) for name, value in state.items()}
 
     def features(self, images: ov.Output, chosen: Chosen) -> list[ov.Output]:
         maps = self.activations(images, max(LAYERS[layer] for layer in self.layers))
-        stages = maps[3::3]
+        stages = maps[3::3]  # the finer one first
         found = []
         for layer, channels in zip(self.layers, chosen, strict=True):
             if layer == "joined":
-                found.append(self._joined(stages, channels))
+                found.append(joined(stages, self._state["joined.spread"], channels))
             else:
                 stage = stages[LAYERS[layer] // 3 - 1]
                 found.append(kept(stage.values, channels, stage.scale))
@@ -102,22 +89,6 @@ class Lite:
         if around is not None:
             y = op.add(y, _in_units(around, scale)).output(0)
         return Map(op.relu(y).output(0) if scale is None else _quantised(y), scale)
-
-    def _joined(self, stages: list[Map], channels: npt.NDArray[np.int64] | None) -> ov.Output:
-        """stage1, averaged to the resolution of stage2, and stage2, side by side, over the spread."""
-        first, second = stages
-        halved = op.avg_pool(first.values, [2, 2], [0, 0], [0, 0], [2, 2], False).output(0)
-        gains = np.split(np.float32(1) / self._state["joined.spread"], JOINED[:1])
-        index = np.arange(sum(JOINED)) if channels is None else channels
-        mine = index[index < JOINED[0]], index[index >= JOINED[0]] - JOINED[0]
-        parts = [
-            kept(values, channels, gain if scale is None else gain * scale)
-            for values, scale, channels, gain in zip(
-                (halved, second.values), (first.scale, second.scale), mine, gains, strict=True
-            )
-            if len(channels)
-        ]
-        return op.concat(parts, 1).output(0)
 
 
 def _normalised(images: ov.Output) -> ov.Output:
@@ -155,19 +126,9 @@ def open_lite(layers: tuple[str, ...] | None, weights: Path | None = None) -> Li
     """
     if weights is not None:
         own, digest = read_state(weights)
-        require(own, state_shapes(), "bundled")
+        require(own, state_shapes(), "lite")
         return Lite(own, digest, layers)
-    again = "install inspectord again"
-    try:
-        content = WEIGHTS.read_bytes()
-        state: State = load(content)
-    except OSError as error:
-        raise FitError(f"the bundled weights {WEIGHTS} cannot be read: {error}; {again}") from error
-    except SafetensorError as error:
-        raise FitError(f"the bundled weights {WEIGHTS} are damaged: {error}; {again}") from error
-    if any(name not in state or state[name].shape != shape for name, shape in state_shapes().items()):
-        raise FitError(f"the bundled weights {WEIGHTS} are not those of this version; {again}")
-    return Lite(state, hashlib.sha256(content).hexdigest(), layers)
+    return Lite(*read_bundled(WEIGHTS, state_shapes()), layers)
 
 
 def state_shapes() -> dict[str, tuple[int, ...]]:

@@ -5,9 +5,8 @@ from __future__ import annotations
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.backbones import Chosen
+from calibrate.backbones import Chosen, layers_of
 from calibrate.backbones.weights import State, convolve, folded, kept, norm_shapes, normalised, require
-from inspectord.errors import FitError
 
 # expansion, output channels, repeats, stride of the first: table 2 of the paper
 TABLE = (
@@ -38,14 +37,8 @@ class MobileNetV2:
 
     def __init__(self, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
         self.digest = digest
-        self.layers = layers or ("features.3", "features.6", "features.13")
         names = [f"features.{index}" for index in range(1, 18)]
-        if any(layer not in names for layer in self.layers) or [
-            name for name in names if name in self.layers
-        ] != list(self.layers):
-            raise FitError(
-                f"--layers of mobilenet_v2 are some of features.1 to features.17 in order, got {layers}"
-            )
+        self.layers = layers_of(self.name, names, layers or ("features.3", "features.6", "features.13"))
         self._depth = names.index(self.layers[-1]) + 1
         self._state = state
         require(state, state_shapes(self._depth), self.name)

@@ -9,9 +9,8 @@ import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.backbones import Chosen
+from calibrate.backbones import Chosen, layers_of
 from calibrate.backbones.weights import State, convolve, folded, kept, norm_shapes, normalised, require
-from inspectord.errors import FitError
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,11 @@ class Layout:
     blocks: tuple[int, int, int, int]
     bottleneck: bool
     width: int = 64  # of the inner convolutions in layer1
+    base: int = 64  # channels of the first convolution
 
 
 LAYOUTS = {
+    "standard": Layout((2, 2, 2, 2), bottleneck=False, width=32, base=32),
     "resnet18": Layout((2, 2, 2, 2), bottleneck=False),
     "resnet34": Layout((3, 4, 6, 3), bottleneck=False),
     "resnet50": Layout((3, 4, 6, 3), bottleneck=True),
@@ -35,12 +36,7 @@ class ResNet:
 
     def __init__(self, name: str, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
         self.name, self.digest = name, digest
-        self.layers = layers or LAYERS[:3]
-        wrong = [layer for layer in self.layers if layer not in LAYERS]
-        if wrong or list(self.layers) != sorted(set(self.layers)):
-            raise FitError(
-                f"--layers of {name} are some of {', '.join(LAYERS)} in this order, got {self.layers}"
-            )
+        self.layers = layers_of(name, LAYERS, layers or LAYERS[:3])
         self._layout, self._state = LAYOUTS[name], state
         require(state, state_shapes(name, LAYERS.index(self.layers[-1]) + 1), name)
 
@@ -82,11 +78,13 @@ class ResNet:
 def state_shapes(name: str, stages: int = 4) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the tensors that the first `stages` stages need, as torchvision publishes them."""
     layout = LAYOUTS[name]
-    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (64, 3, 7, 7)} | norm_shapes("bn1", 64)
-    channels = 64
+    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (layout.base, 3, 7, 7)} | norm_shapes(
+        "bn1", layout.base
+    )
+    channels = layout.base
     for stage in range(stages):
         width = layout.width * 2**stage
-        out = 256 * 2**stage if layout.bottleneck else 64 * 2**stage
+        out = (256 if layout.bottleneck else layout.base) * 2**stage
         for index in range(layout.blocks[stage]):
             at = f"layer{stage + 1}.{index}"
             shapes |= _block_shapes(at, layout.bottleneck, channels, width, out)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -10,6 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as op
+from safetensors import SafetensorError
+from safetensors.numpy import load, load_file
 
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
@@ -33,10 +37,25 @@ def read_state(path: Path) -> tuple[State, str]:
     raise FitError(f"{path}: weights must be a .pth or .safetensors file")
 
 
-def _read_safetensors(path: Path) -> State:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+def read_bundled(file: Traversable, shapes: Mapping[str, tuple[int, ...]]) -> tuple[State, str]:
+    """Tensors of one of the package's own files and its SHA-256.
 
+    Raises FitError where the file is missing, damaged or without the tensors that shapes names.
+    """
+    again = "install inspectord again"
+    try:
+        content = file.read_bytes()
+        state: State = load(content)
+    except OSError as error:
+        raise FitError(f"the bundled weights {file} cannot be read: {error}; {again}") from error
+    except SafetensorError as error:
+        raise FitError(f"the bundled weights {file} are damaged: {error}; {again}") from error
+    if any(name not in state or state[name].shape != shape for name, shape in shapes.items()):
+        raise FitError(f"the bundled weights {file} are not those of this version; {again}")
+    return state, hashlib.sha256(content).hexdigest()
+
+
+def _read_safetensors(path: Path) -> State:
     try:
         state: State = load_file(path)
     except (SafetensorError, OSError) as error:

@@ -15,7 +15,7 @@ from inspectord.errors import FitError
 from inspectord.inspect import Floats, compile_model
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 # Where the last bit of a sum differs, a value of lite's teacher rounds to another of 255 steps: 0.13 %.
 PARITY_8_BIT = 0.01

@@ -19,7 +19,7 @@ from calibrate.pieces import in_blocks
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 LOOPED = 4  # tiles from which on a patch description network takes one at a time, for its memory's sake
 
@@ -61,7 +61,7 @@ class Network:
         detector = Detector(self.teacher.to(torch.device("cpu")), trained, training.detector.border)
         (low, high), (whole_low, whole_high) = trained.quantiles.tolist()
         facts = {
-            "steps": course.steps,
+            "steps": training.step,
             "best_step": course.best_step,
             "held_out_error": course.best,
             "student_quantiles": f"{low:.6g} {high:.6g}",

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
+from calibrate.efficientad.backbone import device_of
 from calibrate.efficientad.detector import Detector
+from calibrate.efficientad.settings import settings_of
 from calibrate.folds import Indices
+from inspectord.errors import FitError
+
+if TYPE_CHECKING:
+    from calibrate.plan import Plan
 
 # Of the activations that two networks give, measured: what torch and oneDNN hold besides.
 OVERHEAD = 1.5
@@ -27,15 +33,43 @@ class Noise:
         return torch.rand(len(numbers), *self.shape) * 255
 
 
+def host_mb(plan: Plan, detector: Detector, shape: list[int]) -> float:
+    """Memory of this box that a training takes, besides the process that runs it: on an accelerator not its
+    activations, but the checkpoint still.
+    """
+    if device_of(plan).type == "cpu":
+        return training_mb(detector, shape, settings_of(plan.options).batch) + TORCH_MB
+    return COPIES * 4 * _weights(detector) / 1e6 + TORCH_MB
+
+
+def check_accelerator(plan: Plan, detector: Detector, shape: list[int]) -> None:
+    """Raises FitError where the trainings that run together would not fit into what is free on it."""
+    options, device = plan.options, device_of(plan)
+    if device.type == "cpu" or options.on:
+        return
+    jobs = min(options.jobs, plan.geometry.tiles)
+    needed_mb = jobs * training_mb(detector, shape, settings_of(options).batch)
+    free_mb = torch.cuda.mem_get_info(device)[0] / 1e6
+    if needed_mb > free_mb:
+        raise FitError(
+            f"training on tiles of {shape[2]}x{shape[1]} pixels would take {needed_mb:.0f} MB of the CUDA "
+            f"device, {free_mb:.0f} are free there; give a smaller --tile or --resize, fewer --jobs, or no "
+            "--train-device"
+        )
+
+
 def training_mb(detector: Detector, shape: list[int], batch: int) -> float:
-    """Memory that a training takes on a CPU, besides the process that runs it."""
+    """What a training takes where it computes."""
     _, height, width = shape
     trained = detector.trained
     # The student sees good tiles, the same recoloured, and other scenes.
     numbers = 3 * _activations(trained.student, batch, height, width)
     numbers += _activations(trained.autoencoder, batch, height, width)
-    weights = sum(value.numel() for value in trained.state_dict().values())
-    return float(OVERHEAD * numbers + COPIES * weights) * 4 / 1e6 + TORCH_MB
+    return float(OVERHEAD * numbers + COPIES * _weights(detector)) * 4 / 1e6
+
+
+def _weights(detector: Detector) -> int:
+    return sum(value.numel() for value in detector.trained.state_dict().values())
 
 
 def _activations(network: nn.Module, batch: int, height: int, width: int) -> int:

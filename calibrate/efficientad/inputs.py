@@ -20,7 +20,7 @@ from inspectord.frame import Pixels
 from inspectord.inspect import compile_model
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 JITTER = 0.2  # brightness, contrast or saturation change by at most this share; section 3.3
 POOL = 128  # different scenes to draw from

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,26 +18,29 @@ import torch
 
 from calibrate.efficientad.agreement import check_agreement
 from calibrate.efficientad.backbone import Identity, Network, device_of, network_of, tile_shape
-from calibrate.efficientad.foresee import Noise, training_mb
+from calibrate.efficientad.detector import Detector
+from calibrate.efficientad.foresee import Noise, check_accelerator, host_mb
 from calibrate.efficientad.inputs import Tiles
 from calibrate.efficientad.per_tile import apart_mb, one_thread, train_apart
-from calibrate.efficientad.place import Place, identity_of
-from calibrate.efficientad.settings import settings_of
+from calibrate.efficientad.place import Place, place_of
+from calibrate.efficientad.settings import Settings, settings_of
 from calibrate.efficientad.teachers import open_teacher
 from calibrate.efficientad.train import Training
 from calibrate.folds import Indices
 from calibrate.graph import Reduction, feature_model
 from calibrate.kinds import Cost, Kind, Learned
-from calibrate.options import FitOptions
+from calibrate.options import FitOptions, duration
 from calibrate.progress import Progress
 from calibrate.spool import Scratch, Spool
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 HELD_OUT = "1/5"  # of the good frames
+FOR_CHECKS = 1.1  # times what the steps of a training take
+BESIDES_S = 10  # before and after it
 
 
 class EfficientAD(Kind):
@@ -77,42 +80,57 @@ class EfficientAD(Kind):
         network, options, settings = network_of(plan), plan.options, settings_of(plan.options)
         shape = tile_shape(plan)
         detector = network.untrained(*shape[1:])
-        memory = peak_mb + training_mb(detector, shape, settings.batch) + apart_mb(plan, detector, shape)
+        check_accelerator(plan, detector, shape)
+        memory = peak_mb + host_mb(plan, detector, shape) + apart_mb(plan, detector, shape)
         if memory > options.memory_mb:
             raise FitError(
                 f"training on tiles of {shape[2]}x{shape[1]} pixels would take {memory:.0f} MB, --memory-mb "
                 f"allows {options.memory_mb}; give --memory-mb {math.ceil(memory)}, or a smaller --tile or "
                 "--resize" + (", or fewer --jobs" if options.jobs > 1 else "")
             )
-        one = np.zeros(1, np.int64)
-        with one_thread() if options.per_tile else nullcontext():
-            each = Training(detector, Noise(shape), one, one, settings, device_of(plan)).seconds_a_step()
-        steps = settings.steps or max(1, int((settings.minutes or 0) * 60 / each))
-        networks = plan.geometry.tiles if options.per_tile else 1
+        each_s, networks = self._training_s(plan, detector), plan.geometry.tiles if options.per_tile else 1
+        training_s = each_s * math.ceil(networks / min(options.jobs, networks))
         weights = networks * sum(value.numel() for value in detector.trained.state_dict().values())
         return Cost(
             recipe_mb=4 * weights / 1e6,
             disk_mb=4 * plan.samples * plan.geometry.tiles * math.prod(shape) / 1e6 + 16 * weights / 1e6,
             memory_mb=memory,
-            seconds=networks * steps * each * 1.1 / min(options.jobs, networks) + 10,
+            seconds=training_s + BESIDES_S,
             about=(f"trains networks for each of {networks} tiles, each " if networks > 1 else "trains ")
-            + f"on {int((plan.folds.of_frame == 0).sum())} frames for {steps:,} steps of "
-            f"{each:.2g} s; {int(plan.folds.measured.sum())} frames are held out",
+            + f"on {int((plan.folds.of_frame == 0).sum())} frames for {settings.words}"
+            + (f", about {duration(each_s)}" if settings.steps else ", however busy this box is")
+            + f"; {int(plan.folds.measured.sum())} frames are held out. Cutting the tiles comes before that, "
+            "the limit after it",
         )
 
-    def trained(self, plan: Plan, progress: Progress) -> Plan:
+    def _training_s(self, plan: Plan, detector: Detector) -> float:
+        """Of one training: the minutes asked for, or its steps as this box does them now."""
+        settings = settings_of(plan.options)
+        if settings.steps is None:
+            return 60 * (settings.minutes or 0.0)
+        one = np.zeros(1, np.int64)
+        with one_thread() if plan.options.per_tile else nullcontext():
+            timed = Training(detector, Noise(tile_shape(plan)), one, one, settings, device_of(plan))
+            return settings.steps * timed.seconds_a_step() * FOR_CHECKS
+
+    @contextmanager
+    def trained(self, plan: Plan, progress: Progress) -> Iterator[Plan]:
         """The plan with the trained network in its graph. Raises FitError where training fails, or where the
         compiled graph and the network as it was trained disagree.
         """
-        with Scratch() as folder:
-            everything = progress.track(range(plan.samples), "cutting tiles")
-            tiles = Tiles(plan, (plan.sample(number) for number in everything), folder)
-            whole = (train_apart if plan.options.per_tile else _train)(plan, tiles, progress)
-            tiles.close()
-        graph = feature_model(plan.frame, plan.geometry, whole, plan.reduction, plan.region.ignored)
-        plan = dataclasses.replace(plan, backbone=whole, graph=graph)
-        check_agreement(plan)
-        return plan
+        network, settings = network_of(plan), settings_of(plan.options)
+        with ExitStack() as held:
+            with Scratch() as folder:
+                everything = progress.track(range(plan.samples), "cutting tiles")
+                tiles = Tiles(plan, (plan.sample(number) for number in everything), folder)
+                place = held.enter_context(place_of(plan, settings, tiles.digest, network.digest))
+                place.tell_of_others(progress)
+                whole = (train_apart if plan.options.per_tile else _train)(plan, tiles, place, progress)
+                tiles.close()
+            graph = feature_model(plan.frame, plan.geometry, whole, plan.reduction, plan.region.ignored)
+            plan = dataclasses.replace(plan, backbone=whole, graph=graph)
+            check_agreement(plan)
+            yield plan
 
     def learn(
         self,
@@ -141,7 +159,7 @@ class EfficientAD(Kind):
             place.remove()
 
 
-def _train(plan: Plan, tiles: Tiles, progress: Progress) -> Network:
+def _train(plan: Plan, tiles: Tiles, place: Place, progress: Progress) -> Network:
     """Train, or go on where a killed training of the same was."""
     network, settings = network_of(plan), settings_of(plan.options)
     teaching, held_out = np.flatnonzero(plan.folds.of_frame == 0), np.flatnonzero(plan.folds.measured)
@@ -153,17 +171,41 @@ def _train(plan: Plan, tiles: Tiles, progress: Progress) -> Network:
         settings,
         device_of(plan),
     )
-    identity = identity_of(plan, settings, tiles.digest, network.digest)
-    place = Place(plan.options.recipes_dir, plan.options.product, identity)
-    with place:
-        place.tell_of_others(progress)
-        training.begin(place.checkpoint, place.identity)
-        if training.step:
-            progress.note(f"continuing after step {training.step} of {training.course.steps}")
-        for _ in progress.track(training.run(), "training", training.course.steps - training.step):
-            pass
-    course = training.course
-    if course.stopped:
-        progress.note(f"the error on held-out frames is lowest after step {course.best_step}: trained enough")
+    training.begin(place.checkpoint, place.identity)
+    _watched(training, settings, progress)
     training.finish()
     return network.finished(training, place)
+
+
+def _watched(training: Training, settings: Settings, progress: Progress) -> None:
+    """Train, counting what the budget is of: steps, or seconds."""
+    done, course = training.step, training.course
+    if done:
+        progress.note(f"continuing after step {done} and {duration(course.spent_s)} of {settings.words}")
+    watched: Iterator[object]
+    if settings.steps is not None:
+        watched = progress.track(training.run(), "training, steps", settings.steps - done)
+    else:
+        left = max(1, round(60 * (settings.minutes or 0.0) - course.spent_s))
+        watched = progress.track(_seconds(training, left), "training, seconds", left)
+    for _ in watched:
+        pass
+    progress.note(
+        f"trained for {training.step:,} steps in {duration(training.course.spent_s)}"
+        + (
+            f", and no longer: the error on held-out frames is lowest after step {training.course.best_step}"
+            if training.course.stopped
+            else ""
+        )
+    )
+
+
+def _seconds(training: Training, left: int) -> Iterator[int]:
+    """Train, and give every second that goes by, `left` in all at the most."""
+    before, told = training.course.spent_s, 0
+    for _ in training.run():
+        until = min(left, int(training.course.spent_s - before))
+        yield from range(told, until)
+        told = max(told, until)
+    if not training.course.stopped:
+        yield from range(told, left)

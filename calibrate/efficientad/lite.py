@@ -1,4 +1,4 @@
-"""EfficientAD-Lite's networks: the bundled backbone is the teacher, and plain 3x3 convolutions learn from it.
+"""EfficientAD-Lite's networks: the lite backbone is the teacher, and plain 3x3 convolutions learn from it.
 
 At stride 8, and padded: every cell of a tile has its feature. All three together take at most 3 GMAC of a
 tile of 256 x 256 pixels.

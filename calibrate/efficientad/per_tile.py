@@ -21,9 +21,9 @@ from torch import Tensor
 
 from calibrate.efficientad.backbone import Network, device_of, network_of
 from calibrate.efficientad.detector import Detector, new_detector
-from calibrate.efficientad.foresee import training_mb
+from calibrate.efficientad.foresee import host_mb
 from calibrate.efficientad.inputs import Tiles
-from calibrate.efficientad.place import Place, identity_of
+from calibrate.efficientad.place import Place
 from calibrate.efficientad.settings import Settings, settings_of
 from calibrate.efficientad.teachers import Teacher
 from calibrate.efficientad.train import Training
@@ -31,16 +31,18 @@ from calibrate.folds import Indices
 from calibrate.parallel import PROCESS_MB, Unit, together, workers
 from calibrate.pretrain.checkpoint import Identity
 from calibrate.progress import Progress
+from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 
 @dataclass(frozen=True)
 class Job:
     """A training of one tile's networks."""
 
+    name: str  # for people
     kind: str
     teacher: Teacher
     settings: Settings
@@ -75,13 +77,17 @@ def train_tile(tiles: Floats, job: Job) -> TrainedTile:
     with one_thread(), tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         detector = new_detector(job.kind, job.teacher, height, width, job.settings.seed)
         training = Training(detector, InMemory(tiles), job.teaching, job.held_out, job.settings, job.device)
-        training.begin(job.saved or Path(folder) / "checkpoint.pt", job.identity)
-        for _ in training.run():
-            pass
+        path = job.saved or Path(folder) / "checkpoint.pt"
+        try:
+            training.begin(path, job.identity, passing=job.saved is None)
+            for _ in training.run():
+                pass
+        except FitError as error:
+            raise FitError(f"{job.name}: {error}") from error
         training.finish()
         state = {name: value.cpu().numpy() for name, value in training.trained.state_dict().items()}
         course = training.course
-        return TrainedTile(state, course.steps, course.best_step, course.best)
+        return TrainedTile(state, training.step, course.best_step, course.best)
 
 
 @contextmanager
@@ -118,18 +124,17 @@ def facts_of(found: Sequence[TrainedTile]) -> dict[str, Any]:
     }
 
 
-def train_apart(plan: Plan, tiles: Tiles, progress: Progress) -> Network:
+def train_apart(plan: Plan, tiles: Tiles, place: Place, progress: Progress) -> Network:
     """As _train, for each tile by itself. A checkpoint lies here where the training does."""
     network, settings, count = network_of(plan), settings_of(plan.options), plan.geometry.tiles
     teaching, held_out = np.flatnonzero(plan.folds.of_frame == 0), np.flatnonzero(plan.folds.measured)
-    whole = {**identity_of(plan, settings, tiles.digest, network.digest), "networks": count}
-    place = Place(plan.options.recipes_dir, plan.options.product, whole)
 
     def units() -> Iterator[Unit]:
         for number in range(count):
             saved = None if plan.options.on else place.folder / f"tile_{number:04}.pt"
-            identity = {**whole, "tile": number}
+            identity = {**place.identity, "tile": number}
             job = Job(
+                f"tile {number + 1} of {count}",
                 plan.kind.name,
                 network.teacher,
                 settings,
@@ -141,8 +146,7 @@ def train_apart(plan: Plan, tiles: Tiles, progress: Progress) -> Network:
             )
             yield tiles.read(np.arange(plan.samples) * count + number).numpy(), job
 
-    with place, workers(plan.options) as by:
-        place.tell_of_others(progress)
+    with workers(plan.options) as by:
         found = list(progress.track(by.run(train_tile, units()), "training tiles", count))
     detectors = detectors_of(found, plan.kind.name, network.teacher, *tiles.shape[1:])
     return network.trained(detectors, facts_of(found), place)
@@ -156,6 +160,6 @@ def apart_mb(plan: Plan, detector: Detector, shape: list[int]) -> float:
     here = 1 if options.on else options.jobs
     images = 4 * plan.samples * math.prod(shape) / 1e6
     weights = 4 * sum(value.numel() for value in detector.trained.state_dict().values()) / 1e6
-    process = PROCESS_MB + training_mb(detector, shape, settings_of(options).batch)
+    process = PROCESS_MB + host_mb(plan, detector, shape)
     more = (here - 1) * process + 2 * together(options) * images + 3 * plan.geometry.tiles * weights
     return float(more)

@@ -20,7 +20,7 @@ from calibrate.progress import Progress
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
-    from calibrate.fit import Plan
+    from calibrate.plan import Plan
 
 SAVED = "checkpoint.pt"
 
@@ -43,8 +43,18 @@ def identity_of(plan: Plan, settings: Settings, tiles: str, teacher: str) -> Ide
     }
 
 
+def place_of(plan: Plan, settings: Settings, tiles: str, teacher: str) -> Place:
+    """Where a plan's training, one or one a tile, lies; tiles and teacher are digests."""
+    identity = identity_of(plan, settings, tiles, teacher)
+    if plan.options.per_tile:
+        identity = {**identity, "networks": plan.geometry.tiles}
+    return Place(plan.options.recipes_dir, plan.options.product, identity)
+
+
 class Place:
-    """A training's own folder, named by what it is: another training never finds it."""
+    """A training's own folder, named by what it is: another training never finds it. Held from before it
+    begins until its recipe is stored, so that a second fit of the same neither resumes nor removes it.
+    """
 
     def __init__(self, recipes_dir: Path, product: str, identity: Identity) -> None:
         digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
@@ -53,18 +63,32 @@ class Place:
         self.checkpoint = self.folder / SAVED
 
     def __enter__(self) -> Place:
-        """Raises FitError while another process trains the same."""
+        """Raises FitError while another process trains the same, or publishes it."""
+        while True:
+            self._held = self._opened()
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                os.close(self._held)
+                raise FitError(
+                    f"another fit trains the same in {self.folder}, or publishes it; wait for it, or end it"
+                ) from error
+            if self._is_there():
+                return self
+            os.close(self._held)  # the other has published, and removed it, in this moment
+
+    def _opened(self) -> int:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:  # removed in this moment
+            return self._opened()
         except OSError as error:
             raise FitError(f"can't write {self.folder}: {error.strerror}; give another --recipes") from error
-        self._held = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._held)
-            raise FitError(f"another fit trains the same in {self.folder}; wait for it, or end it") from error
-        return self
+
+    def _is_there(self) -> bool:
+        """The folder that is held is the one that has the name."""
+        return self.folder.exists() and os.path.samestat(os.fstat(self._held), self.folder.stat())
 
     def __exit__(self, *_: Any) -> None:
         os.close(self._held)
@@ -76,4 +100,5 @@ class Place:
             progress.note(f"{path} is of other frames or options; remove it where nobody needs it")
 
     def remove(self) -> None:
+        """By who holds it."""
         shutil.rmtree(self.folder, ignore_errors=True)

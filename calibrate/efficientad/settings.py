@@ -8,13 +8,15 @@ from dataclasses import dataclass
 
 from calibrate.options import FitOptions
 
+WARM_STEPS, WARM_SHARE = 50, 0.1  # of the cosine; whichever ends first
+
 
 @dataclass(frozen=True)
 class Settings:
     """The defaults are the paper's."""
 
     steps: int | None = 70_000
-    minutes: float | None = None  # instead of steps
+    minutes: float | None = None  # instead of steps: of wall clock, checks included
     seed: int = 0
     batch: int = 1
     rate: float = 1e-4
@@ -27,12 +29,20 @@ class Settings:
     clip: float = math.inf  # of the gradient's norm
     mixed: bool = True  # the pupils in bfloat16 where the device computes in it; teacher and errors never are
 
-    def rate_at(self, step: int, steps: int) -> float:
-        """Of learning; the paper's drop, or half a cosine after a short warm-up."""
+    def rate_at(self, step: int, share: float) -> float:
+        """Of learning, after so much of the budget; the paper's drop, or half a cosine after a warm-up."""
         if not self.cosine:
-            return self.rate * (0.1 if step >= 0.95 * steps else 1.0)
-        warm = min(1.0, (step + 1) / min(50, max(1, steps // 10)))
-        return self.rate * (warm * 0.5 * (1 + math.cos(math.pi * step / steps)) + 0.005)
+            return self.rate * (0.1 if share >= 0.95 else 1.0)
+        warm = min(1.0, max((step + 1) / WARM_STEPS, share / WARM_SHARE))
+        return self.rate * (warm * 0.5 * (1 + math.cos(math.pi * share)) + 0.005)
+
+    @property
+    def words(self) -> str:
+        """The budget, as every line of a fit tells it."""
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
+        seconds = 60 * (self.minutes or 0.0)
+        return f"{seconds:.0f} s" if seconds < 120 else f"{self.minutes:g} minutes"
 
 
 LITE = Settings(

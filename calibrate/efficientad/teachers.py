@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,12 +10,10 @@ import numpy as np
 import openvino as ov
 import torch
 from openvino import opset15 as op
-from safetensors import SafetensorError
-from safetensors.numpy import load
 from torch import Tensor, nn
 
 from calibrate.backbones.lite import Lite, open_lite
-from calibrate.backbones.weights import State, read_state
+from calibrate.backbones.weights import State, read_bundled, read_state
 from calibrate.efficientad import lite, networks
 from calibrate.efficientad.translate import translated
 from inspectord.errors import FitError
@@ -66,7 +63,7 @@ class PdnTeacher(nn.Module):
 
 
 class LiteTeacher:
-    """The bundled backbone's joined layer, by OpenVINO: quantised as in the recipe, so nothing has to be
+    """The lite backbone's joined layer, by OpenVINO: quantised as in the recipe, so nothing has to be
     emulated, and several times as fast as torch on a CPU.
     """
 
@@ -113,19 +110,8 @@ def open_teacher(kind: str, weights: Path | None, threads: int) -> Teacher:
             "--model efficientad-m needs --weights FILE with its teacher, as in teacher_medium.pth of the "
             "common implementations; efficientad-s and efficientad-lite need none"
         )
-    state, digest = _bundled() if weights is None else read_state(weights)
+    state, digest = read_bundled(BUNDLED, {}) if weights is None else read_state(weights)
     return PdnTeacher(kind, state, digest)
-
-
-def _bundled() -> tuple[State, str]:
-    """What `calibrate pretrain --network pdn-s` made."""
-    try:
-        content = BUNDLED.read_bytes()
-        return load(content), hashlib.sha256(content).hexdigest()
-    except (OSError, SafetensorError) as error:
-        raise FitError(
-            f"the bundled teacher {BUNDLED} is damaged: {error}; install inspectord again"
-        ) from error
 
 
 def _load(network: nn.Sequential, state: State, kind: str) -> None:

@@ -1,13 +1,12 @@
 """EfficientAD's training: algorithm 1 of the paper, with checkpoints, a budget and an early end.
 
-What a step draws depends on the seed and its number alone, so that a run which was killed ends as if it had
-not been: on a CPU bit by bit.
+What a step draws depends on the seed and its number alone, so that a run of so many steps which was killed
+ends as if it had not been: on a CPU bit by bit. A run of so many minutes goes by the clock on the wall: its
+rate falls with the time that is left, and on a busy box it takes fewer steps instead of longer.
 """
 
 from __future__ import annotations
 
-import copy
-import dataclasses
 import math
 import time
 from collections.abc import Iterator, Mapping
@@ -17,13 +16,14 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from calibrate.efficientad.detector import QUANTILES, Detector, Trained
 from calibrate.efficientad.inputs import Others, recoloured
 from calibrate.efficientad.settings import Settings
 from calibrate.folds import Indices
 from calibrate.pretrain import checkpoint
+from calibrate.pretrain.descent import descend
 from inspectord.errors import FitError
 
 SAVE_EVERY_S = 15.0
@@ -33,7 +33,6 @@ MEASURED = 512  # held-out tiles at most that give the quantiles
 CHECKS = 20  # over the whole schedule
 PATIENCE = 10  # checks without a better one that end the training; at a high rate errors go up and down
 TIMED_S = 2.0  # of steps, to know how long one takes
-FOR_STEPS = 0.9  # of the minutes; the rest goes to checks
 
 
 class Source(Protocol):
@@ -48,7 +47,9 @@ class Source(Protocol):
 class Course:
     """How far a training came: a part of its checkpoint."""
 
-    steps: int = 0  # in all; 0: not known yet
+    begun: bool = False  # the teacher's mean and spread are known
+    spent_s: float = 0.0  # of wall clock, in all runs
+    check_s: float = 0.0  # that the last check took
     best: float = math.inf  # the student's mean error on held-out tiles
     best_step: int = 0
     waited: int = 0  # checks since
@@ -88,6 +89,7 @@ class Training:
         self._mixed = settings.mixed and _computes_in_bfloat16(device)
         self.step, self.course = 0, Course()
         self._path: Path | None = None
+        self._passing = False
 
     @property
     def trained(self) -> Trained:
@@ -97,18 +99,20 @@ class Training:
     def _parts(self) -> dict[str, checkpoint.Part]:
         return {"trained": self.trained, "optimiser": self._optimiser, "course": self.course}
 
-    def begin(self, path: Path, identity: checkpoint.Identity) -> None:
+    def begin(self, path: Path, identity: checkpoint.Identity, passing: bool = False) -> None:
         """Take up the checkpoint at path, else make the first one there; it is kept from now on.
 
+        passing: path is gone with the process, and no error is to name it.
         Raises FitError where it is damaged or another training's.
         """
-        self._path, self._identity = path, identity
+        self._path, self._identity, self._passing = path, identity, passing
         otherwise = "give another --seed"
+        self._clock = time.monotonic()
         self.step = checkpoint.restore(path, identity, self._parts, self._device, otherwise)
-        if self.course.steps:
+        if self.course.begun:
             return
         self._normalise()
-        self.course.steps = self._settings.steps or self._affordable()
+        self.course.begun = True
         self.save()
 
     def save(self) -> None:
@@ -118,17 +122,31 @@ class Training:
     def run(self) -> Iterator[dict[str, float]]:
         """Train to the end; give the losses of every step. Raises FitError where they stop being finite."""
         saved = time.monotonic()
-        every = max(1, self.course.steps // CHECKS)
-        while self.step < self.course.steps and not self.course.stopped:
-            losses = self._learn(*self._draw(), self._settings.rate_at(self.step, self.course.steps))
+        while self.share < 1 and not self.course.stopped:
+            share = self.share
+            losses = self._learn(*self._draw(), self._settings.rate_at(self.step, share))
             self.step += 1
-            if self.step % every == 0 or self.step == self.course.steps:
+            self._tick()
+            if self.share >= 1 or int(CHECKS * self.share) > int(CHECKS * share):
                 self._check()
             if time.monotonic() - saved >= SAVE_EVERY_S:
                 self.save()
                 saved = time.monotonic()
             yield losses
         self.save()
+
+    @property
+    def share(self) -> float:
+        """Of the budget, 0 to 1: of the steps, or of the minutes, which keep what the last check takes."""
+        if self._settings.steps is not None:
+            return self.step / self._settings.steps
+        left = 60 * (self._settings.minutes or 0.0) - self.course.check_s
+        return min(1.0, self.course.spent_s / left) if left > 0 else 1.0
+
+    def _tick(self) -> None:
+        """Count what went by since the last time, whatever it went into."""
+        now = time.monotonic()
+        self.course.spent_s, self._clock = self.course.spent_s + now - self._clock, now
 
     def finish(self) -> None:
         """Take the best networks, and measure what normalises their errors."""
@@ -157,12 +175,6 @@ class Training:
             taken.append(time.perf_counter() - began)
             self.step += 1
         return float(np.median(taken[1:]))
-
-    def _affordable(self) -> int:
-        spare = dataclasses.replace(self.detector, trained=copy.deepcopy(self.trained))
-        sample = Training(spare, self._tiles, self._teaching, self._held_out, self._settings, self._device)
-        minutes = self._settings.minutes or 0.0
-        return max(1, int(FOR_STEPS * minutes * 60 / sample.seconds_a_step()))
 
     def _normalise(self) -> None:
         """Mean and spread of the teacher's channels over good tiles; section 3.1."""
@@ -199,16 +211,13 @@ class Training:
             group["lr"] = rate
         losses = self._losses(tiles, changed, others)
         total = torch.stack(list(losses.values())).sum()
-        self._optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self.trained.parameters(), self._settings.clip)
-        if not torch.isfinite(total + norm):
+        if not descend(self._optimiser, self.trained, total, self._settings.clip):
             self._stop()
-        self._optimiser.step()
         return {name: float(value.detach()) for name, value in losses.items()}
 
     def _stop(self) -> None:
-        saved = "" if self._path is None else f"; the last good checkpoint is {self._path}: remove it and"
+        nowhere = self._path is None or self._passing
+        saved = "" if nowhere else f"; the last good checkpoint is {self._path}: remove it and"
         raise FitError(
             f"the loss or its gradient is not finite at step {self.step}{saved or ';'} fit with another "
             "--seed, or with fewer --steps"
@@ -236,6 +245,7 @@ class Training:
 
     def _check(self) -> None:
         """Keep these networks if the student errs less on held-out tiles than before."""
+        began = time.monotonic()
         self.trained.eval()
         sums, count = 0.0, 0
         with torch.no_grad():
@@ -245,10 +255,11 @@ class Training:
         if not math.isfinite(sums):
             self._stop()
         if sums / count < self.course.best:
-            kept = {name: value.clone() for name, value in self.trained.state_dict().items()}
-            self.course = Course(self.course.steps, sums / count, self.step, 0, kept)
+            self.course.kept = {name: value.clone() for name, value in self.trained.state_dict().items()}
+            self.course.best, self.course.best_step, self.course.waited = sums / count, self.step, 0
         else:
             self.course.waited += 1
+        self.course.check_s = time.monotonic() - began
 
 
 def hard_mean(errors: Tensor, quantile: float) -> Tensor:

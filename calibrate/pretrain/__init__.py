@@ -1,1 +1,1 @@
-"""Pre-training of the bundled backbone: scenes, photographs, training; defects to test it. Needs torch."""
+"""Pre-training of the bundled networks: scenes, photographs, training; defects to test it. Needs torch."""

@@ -16,7 +16,11 @@ from calibrate.pretrain.train import Settings, Training
 from calibrate.progress import Progress
 from inspectord.errors import FitError
 
-WEIGHTS = {"lite": "lite.safetensors", "pdn-s": "teacher_small.safetensors"}
+WEIGHTS = {
+    "lite": "lite.safetensors",
+    "standard": "standard.safetensors",
+    "pdn-s": "teacher_small.safetensors",
+}
 DESIGNS = 32  # of each family of scenes
 TELL_EVERY = 100  # steps
 
@@ -49,9 +53,8 @@ def pretrain(options: argparse.Namespace, progress: Progress) -> Path:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    chosen = replace(
-        DISTILLING if options.network == "pdn-s" else Settings(), steps=options.steps, seed=options.seed
-    )
+    kind = DISTILLING if options.network == "pdn-s" else Settings(network=options.network)
+    chosen = replace(kind, steps=options.steps, seed=options.seed)
     return chosen if options.rate is None else replace(chosen, rate=options.rate)
 
 

@@ -1,6 +1,6 @@
 """EfficientAD-S's bundled teacher: a patch description network that learns to describe as the backbone does.
 
-Batzner et al. 2024, section 3.1 and algorithm 3, with the bundled backbone in the place of a network trained
+Batzner et al. 2024, section 3.1 and algorithm 3, with the lite backbone in the place of a network trained
 on ImageNet, and the backbone's corpus in the place of ImageNet. Survives a kill as train.Training does.
 """
 
@@ -22,12 +22,13 @@ from calibrate.backbones.lite import JOINED, open_lite
 from calibrate.efficientad.networks import BORDER, STRIDE, TEACHER, pdn_small
 from calibrate.pretrain import checkpoint
 from calibrate.pretrain.corpus import Corpus
+from calibrate.pretrain.descent import descend
 from calibrate.pretrain.train import CHECKPOINT, CHECKPOINT_EVERY, Draws, Settings, identity_of, schedule
 from inspectord.errors import FitError
 from inspectord.inspect import compile_model
 
 NORMALISED_BY = 32  # steps' images, whose features give mean and spread
-SETTINGS = Settings(images=8, size=128, rate=1e-3, decay=1e-5)
+SETTINGS = Settings(network="pdn-s", images=8, size=128, rate=1e-3, decay=1e-5)
 
 
 class Described:
@@ -110,15 +111,11 @@ class Distilling:
         with torch.autocast(self._device.type, dtype=torch.bfloat16):
             found = self.network(laid)
         error = (found.float() - told).square().mean()
-        self._optimiser.zero_grad(set_to_none=True)
-        error.backward()
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
-        if not torch.isfinite(error + norm):
+        if not descend(self._optimiser, self.network, error, clip=5.0):
             raise FitError(
                 f"the loss or its gradient is not finite at step {self.step}; "
                 "begin anew with a smaller --rate and another --out"
             )
-        self._optimiser.step()
         return float(error.detach())
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional
 from calibrate.backbones.lite import fold_state, with_ranges
 from calibrate.pretrain import scenes
 from calibrate.pretrain.corpus import Corpus, crop
-from calibrate.pretrain.network import Lite
+from calibrate.pretrain.network import Lite, Standard
 
 RANGE_IMAGES = 96  # of each kind; what their activations reach is what 8 bits must hold
 SIZE = 256
@@ -23,13 +23,21 @@ SIZE = 256
 Floats = npt.NDArray[np.float32]
 
 
-def export(backbone: Lite, corpus: Corpus, path: Path) -> None:
-    """Write the backbone, batch norms folded, kernels in half precision; whole or not at all."""
-    state = {name: value.cpu().float().numpy() for name, value in backbone.state_dict().items()}
+def export(backbone: Lite | Standard, corpus: Corpus, path: Path) -> None:
+    """Write the backbone, its kernels in half precision; whole or not at all.
+
+    Lite's batch norms are folded and its ranges measured; Standard keeps torchvision's names.
+    """
+    state = {
+        name: value.cpu().float().numpy()
+        for name, value in backbone.state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
     images = np.stack(list(_range_images(corpus)))
-    tensors = with_ranges(fold_state(state), images) | {"joined.spread": spread(backbone, images)}
+    tensors = with_ranges(fold_state(state), images) if isinstance(backbone, Lite) else state
+    tensors["joined.spread"] = spread(backbone, images)
     halves = {  # in C order: safetensors writes memory as it lies, and a training's kernels are channels last
-        name: value.astype(np.float16 if name.endswith(".kernel") else np.float32, order="C")
+        name: value.astype(np.float16 if value.ndim == 4 else np.float32, order="C")
         for name, value in tensors.items()
     }
     part = path.with_name(path.name + ".part")
@@ -37,7 +45,7 @@ def export(backbone: Lite, corpus: Corpus, path: Path) -> None:
     os.replace(part, path)
 
 
-def spread(backbone: Lite, images: Floats) -> Floats:
+def spread(backbone: Lite | Standard, images: Floats) -> Floats:
     """Standard deviation of every joined channel over images and places, (channels,).
 
     Divided by it, features have a variance of 1, of which PaDiM's epsilon of 0.01 is a hundredth. A channel

@@ -1,4 +1,4 @@
-"""Pre-training of the bundled backbone, on two CPU cores or one CUDA device; survives a kill.
+"""Pre-training of a bundled backbone, on two CPU cores or one CUDA device; survives a kill.
 
 It learns to tell classes apart: what photographs show, and which design a made-up part is of. Textures are
 also told apart photograph by photograph (Dosovitskiy et al. 2014, "Discriminative Unsupervised Feature
@@ -15,11 +15,12 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from calibrate.pretrain import checkpoint, nuisance
 from calibrate.pretrain.corpus import SCENES, Corpus, crop
+from calibrate.pretrain.descent import descend
 from calibrate.pretrain.network import Trainee
 from inspectord.errors import FitError
 
@@ -37,6 +38,7 @@ Drawn: TypeAlias = tuple[Tensor, Tensor, Tensor]  # images, their classes, their
 class Settings:
     """Everything that decides the weights, besides the corpus."""
 
+    network: str = "lite"  # or standard
     steps: int = 5000
     images: int = 160  # a step
     scenes: float = 0.2  # share of them that are made-up parts, where the corpus has some
@@ -101,7 +103,7 @@ class Training:
         self._device = torch.device(device)
         layout = {"memory_format": torch.channels_last}
         alone = max(int(corpus.of(TEXTURES).sum()), 1)  # the loss of a head without classes is not finite
-        self._trainee = Trainee(len(corpus.names), alone).to(self._device, **layout)
+        self._trainee = Trainee(settings.network, len(corpus.names), alone).to(self._device, **layout)
         self._average = torch.optim.swa_utils.AveragedModel(
             self._trainee,
             multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(settings.average),
@@ -151,15 +153,11 @@ class Training:
         self._trainee.train()
         losses = self._losses(*drawn)
         total = losses["stage3"] + 0.5 * (losses["stage1"] + losses["stage2"] + losses["single"])
-        self._optimiser.zero_grad(set_to_none=True)
-        total.backward()
-        norm = nn.utils.clip_grad_norm_(self._trainee.parameters(), 5.0)
-        if not torch.isfinite(total + norm):
+        if not descend(self._optimiser, self._trainee, total, clip=5.0):
             raise FitError(
                 f"the loss or its gradient is not finite at step {step}; "
                 "begin anew with a smaller --rate and another --out"
             )
-        self._optimiser.step()
         self._average.update_parameters(self._trainee)
         return {name: float(value.detach()) for name, value in losses.items()}
 

@@ -1,0 +1,64 @@
+"""The bundled network in ResNet-18's layout, at half width and cut after layer2, in floating point.
+
+Its weights file holds torchvision's names, and `joined.spread`, by which the joined channels are divided.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+
+from calibrate.backbones import Chosen, layers_of
+from calibrate.backbones.joined import Map, joined
+from calibrate.backbones.resnet import ResNet
+from calibrate.backbones.resnet import state_shapes as resnet_shapes
+from calibrate.backbones.weights import State, kept, read_bundled, read_state, require
+
+WEIGHTS = files("calibrate.backbones") / "standard_v1.safetensors"
+JOINED = (32, 64)  # channels of layer1 and layer2
+STAGES = ("layer1", "layer2")
+LAYERS = ("layer1", "joined", "layer2")  # strides are 4, 8 and 8
+
+
+class Standard:
+    """Layers layer1, layer2 and, by default, joined: both at stride 8, every channel with a variance near 1.
+
+    Sides of images must be multiples of the layers' strides, as tiles' always are.
+    """
+
+    name = "standard"
+
+    def __init__(self, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
+        self.digest, self.layers = digest, layers_of(self.name, LAYERS, layers or ("joined",))
+        self._stages = ResNet("standard", state, digest, STAGES)
+        self._spread = np.asarray(state["joined.spread"], np.float32)
+
+    def features(self, images: ov.Output, chosen: Chosen) -> list[ov.Output]:
+        maps = self._stages.features(images, [None, None])
+        stages = dict(zip(STAGES, maps, strict=True))
+        return [
+            joined([Map(found) for found in maps], self._spread, channels)
+            if layer == "joined"
+            else kept(stages[layer], channels)
+            for layer, channels in zip(self.layers, chosen, strict=True)
+        ]
+
+
+def open_standard(layers: tuple[str, ...] | None, weights: Path | None = None) -> Standard:
+    """The network with the package's weights, or those of `calibrate pretrain`.
+
+    Raises FitError where they are missing or damaged.
+    """
+    if weights is None:
+        return Standard(*read_bundled(WEIGHTS, state_shapes()), layers)
+    own, digest = read_state(weights)
+    require(own, state_shapes(), "standard")
+    return Standard(own, digest, layers)
+
+
+def state_shapes() -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what the network needs of the weights file, which may hold more."""
+    return resnet_shapes("standard", len(STAGES)) | {"joined.spread": (sum(JOINED),)}

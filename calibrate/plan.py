@@ -1,0 +1,210 @@
+"""What a fit decides before any frame teaches: the frames, the region, the tiles, the graph of features."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import numpy.typing as npt
+import openvino as ov
+
+from calibrate import tiles
+from calibrate.augment import augmented, marked
+from calibrate.backbones import Backbone
+from calibrate.ensemble import check, check_workers
+from calibrate.folds import Folds, Indices, choose_folds, fewest_frames
+from calibrate.graph import Reduction, feature_model, strides
+from calibrate.images import MINIMUM_GOOD_FRAMES, GoodFrame, GoodFrames, collect_good_frames
+from calibrate.kinds import Kind, open_kind
+from calibrate.learned import Earlier
+from calibrate.options import FitOptions
+from calibrate.progress import Progress
+from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
+from calibrate.region import Region, make_region
+from inspectord.errors import FitError
+from inspectord.frame import Pixels
+from inspectord.recipe import FrameSpec
+from inspectord.sources.files import read_image
+
+if TYPE_CHECKING:
+    from calibrate.eight_bits import Loss
+
+GOLDEN_FRAMES = 5
+KEEP_MB = 200  # kept without being asked: PaDiM's default takes 42, ResNet-18's map of 64 x 64 takes 170
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is fixed before the first frame is fitted."""
+
+    options: FitOptions
+    good: GoodFrames
+    region: Region
+    geometry: tiles.Geometry
+    kind: Kind
+    backbone: Backbone
+    reduction: Reduction
+    graph: ov.Model  # frame to embeddings
+    folds: Folds
+    earlier: Earlier | None = None  # what `calibrate extend` adds the frames to
+    rest: Literal["f32", "bf16", "f16"] | None = None  # int8: what stays in floating point computes in this
+    loss: Loss | None = None  # int8: what it costs
+
+    @property
+    def frame(self) -> FrameSpec:
+        return _frame_spec(self.good)
+
+    @property
+    def hint(self) -> str:
+        """OpenVINO's precision; 8 bits are written in the graph."""
+        return self.rest or self.options.precision
+
+    @property
+    def positions(self) -> int:
+        rows, columns = self.geometry.tile_grid
+        return self.geometry.tiles * rows * columns
+
+    @property
+    def samples(self) -> int:
+        """Frames with their augmented copies."""
+        return len(self.good) * (1 + self.options.augment)
+
+    @property
+    def measured(self) -> Indices:
+        """Frames that have a held-out score, in the order of these."""
+        return np.flatnonzero(self.folds.measured) // (1 + self.options.augment)
+
+    @property
+    def measured_names(self) -> list[str]:
+        """Paths of these frames, as the operator has them."""
+        return [str(self.good.frames[index].path) for index in self.measured]
+
+    @property
+    def taught(self) -> list[GoodFrame]:
+        """All frames that ever taught the recipe; those whose images are gone come last."""
+        return [*self.good.frames, *(self.earlier.absent_frames if self.earlier else [])]
+
+    @property
+    def fresh(self) -> npt.NDArray[np.bool_]:
+        """Samples that no earlier fit has learned, (samples,)."""
+        known = {frame.digest for frame in self.earlier.frames} if self.earlier else set()
+        new = [frame.digest not in known for frame in self.good.frames]
+        return np.repeat(new, 1 + self.options.augment)
+
+    @property
+    def kept_mb(self) -> float:
+        """What of the fit the recipe would keep, so that frames can be added; 0 where they can't."""
+        return self.kind.kept_mb(self)
+
+    @property
+    def keeps(self) -> bool:
+        if self.options.extendable is None:
+            return 0 < self.kept_mb <= KEEP_MB
+        return self.options.extendable
+
+    def sample(self, number: int) -> Pixels:
+        """A good frame, each followed by its augmented copies; behind all, the marked one and the carried."""
+        if number == self.samples:
+            return self.marked()
+        if number > self.samples:
+            return read_image(self.carried[number - self.samples - 1])
+        index, copy = divmod(number, 1 + self.options.augment)
+        pixels = self.good.read(index)
+        if copy == 0:
+            return pixels
+        digest = self.good.frames[index].digest
+        return augmented(self.region.hidden(pixels), digest, copy - 1, self.options.seed)
+
+    @property
+    def golden(self) -> Indices:
+        """Good frames, spread evenly, whose scores every start of the daemon repeats."""
+        return np.unique(np.linspace(0, len(self.good) - 1, GOLDEN_FRAMES).astype(np.int64))
+
+    @property
+    def carried(self) -> list[Path]:
+        """Some golden frames of the recipe that is extended, where frames that taught it are gone."""
+        if self.earlier is None or not self.earlier.absent:
+            return []
+        golden = self.earlier.golden
+        return [golden[i] for i in np.unique(np.linspace(0, len(golden) - 1, GOLDEN_FRAMES).astype(np.int64))]
+
+    @property
+    def embedded(self) -> int:
+        """All that sample() knows."""
+        return self.samples + 1 + len(self.carried)
+
+    def marked(self) -> Pixels:
+        """A good frame with a square that no limit should let pass; repeated like the golden ones."""
+        return marked(self.good.read(0), self.region)
+
+    @property
+    def checked(self) -> Indices:
+        """Samples whose scores the graph must repeat: golden frames, carried ones, last the marked one."""
+        return np.concatenate(
+            [
+                self.golden * (1 + self.options.augment),
+                np.arange(self.samples + 1, self.embedded),
+                [self.samples],
+            ]
+        )
+
+
+def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = None) -> Plan:
+    """Read and check the frames, choose the geometry, build the feature graph.
+
+    good are frames that were read and checked before: they teach, instead of all that the folders hold.
+    Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
+    """
+    kind = _kind(options)
+    check_workers(options, kind)
+    backbone = kind.backbone(options)
+    if good is None:
+        fewest, why = fewest_frames(kind.folds(options.folds, MINIMUM_GOOD_FRAMES))
+        asked = options.folders, options.letterbox, options.skip_bad
+        good = collect_good_frames(*asked, progress, fewest, why)
+    folds = choose_folds(good, kind.folds(options.folds, len(good)), options.augment)
+    region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
+    steps, channels = strides(backbone, good.shape[2])
+    geometry = tiles.plan(
+        region.roi,
+        cell=min(steps),
+        multiple=math.lcm(*steps),
+        resize=options.resize,
+        tile=options.tile,
+        overlap=options.overlap,
+        grid=options.grid,
+    )
+    check(options, kind, geometry)
+    reduction = kind.reduction(channels, options)
+    graph = feature_model(
+        _frame_spec(good), geometry, backbone, reduction, region.ignored, kind.locally_aware
+    )
+    fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds)
+    if options.precision != "int8":
+        return fixed
+    if share_in_8_bits(graph) < ALREADY:
+        require_nncf()
+    return replace(fixed, rest=rest_precision(kind.precisions, options.device))
+
+
+def _kind(options: FitOptions) -> Kind:
+    kind = open_kind(options.model)
+    if options.precision not in (*kind.precisions, "int8"):
+        raise FitError(
+            f"--model {kind.name} needs --precision {' or '.join(kind.precisions)}, got {options.precision}: "
+            "the distances of its patches would be lost in rounding"
+        )
+    return kind
+
+
+def _frame_spec(good: GoodFrames) -> FrameSpec:
+    height, width, channels = good.shape
+    return FrameSpec(
+        width=width,
+        height=height,
+        pixel_format="Mono8" if channels == 1 else "BGR8",
+        letterbox=good.letterboxed,
+    )
