@@ -4,7 +4,8 @@
 
 One JSON file a benchmark goes to --out. Each --data is a folder of real images, with options of
 benchmarks.real_images behind it in the same quotes; without --data that benchmark is left out.
---anomalib adds comparisons with anomalib's PaDiM and PatchCore; it installs about 2 GB below .bench/ once.
+--anomalib adds comparisons with anomalib's PaDiM, PatchCore and EfficientAD; it installs about 2 GB below
+.bench/ once.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def steps(data: list[str], anomalib: bool, keep: Path) -> list[Step]:
         found.append((name, ["real_images", "--data", folder, *options]))
     if anomalib:
         found.append(("anomalib_padim", ["anomalib_padim", "--ours", str(keep / "resnet18" / "model.xml")]))
-        found.append(("anomalib_patchcore", ["anomalib_patchcore"]))
+        found += [(name, [name]) for name in ("anomalib_patchcore", "lite_padim", "precisions")]
     return found
 
 

@@ -42,7 +42,7 @@ STAGES = 3  # of the network; the fourth is never used
 
 
 def backbone_of(name: str, folder: Path) -> Backbone:
-    if name in BUNDLED:
+    if name in ("bundled", *BUNDLED):
         return open_backbone(name, None, None)
     weights = folder / f"{name}.safetensors"
     save_file(random_state(state_shapes(name, STAGES), SEED), weights)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypeAlias
+
 import cv2
 import numpy as np
 
 from calibrate.region import Region
 from inspectord.frame import Pixels
-from inspectord.inspect import Floats
+
+Box: TypeAlias = tuple[slice, slice]  # rows and columns of a frame
 
 MAX_ANGLE_DEG = 10.0
 MAX_SHIFT = 1 / 16  # of the side: the play of the paper's 224-pixel crop in a 256-pixel frame
@@ -32,7 +36,8 @@ def augmented(pixels: Pixels, digest: str, copy: int, seed: int) -> Pixels:
 
 def marked(pixels: Pixels, region: Region) -> Pixels:
     """A frame with a square of an eighth of the region's side, where most is seen."""
-    return painted(pixels, region, half_of(region))
+    place, _ = deepest(region)
+    return painted(pixels, [box_around(region, place, half_of(region))])
 
 
 def half_of(region: Region) -> int:
@@ -40,23 +45,29 @@ def half_of(region: Region) -> int:
     return max(1, min(region.roi[2:]) // 16)
 
 
-def painted(pixels: Pixels, region: Region, half: int) -> Pixels:
-    """A frame with a square of twice `half` pixels, half the grey scale off.
-
-    It lies as far as can be from ignored pixels and the region's border.
-    """
+def box_around(region: Region, place: tuple[int, int], half: int) -> Box:
+    """A square of twice `half` pixels around a place (row, column), cut at the region's border."""
     x, y, width, height = region.roi
-    deep = depth(region)
-    row, column = np.unravel_index(int(deep.argmax()), deep.shape)
+    row, column = place
+    return (
+        slice(max(y, row - half), min(y + height, row + half)),
+        slice(max(x, column - half), min(x + width, column + half)),
+    )
+
+
+def painted(pixels: Pixels, squares: Iterable[Box]) -> Pixels:
+    """A copy of a frame, half the grey scale off inside the squares, where they overlap too."""
+    struck = np.zeros(pixels.shape[:2], np.bool_)
+    for box in squares:
+        struck[box] = True
     out = pixels.copy()
-    out[
-        max(y, y + row - half) : min(y + height, y + row + half),
-        max(x, x + column - half) : min(x + width, x + column + half),
-    ] += np.uint8(128)
+    out[struck] += np.uint8(128)
     return out
 
 
-def depth(region: Region) -> Floats:
-    """How far each pixel lies from ignored ones and from the region's border, (roi height, roi width)."""
+def deepest(region: Region) -> tuple[tuple[int, int], float]:
+    """The pixel (row, column of the frame) farthest from ignored ones and from the border, and how far."""
     seen = np.pad(~region.crop(), 1).astype(np.uint8)
-    return np.asarray(cv2.distanceTransform(seen, cv2.DIST_L2, 3)[1:-1, 1:-1], np.float32)
+    depth = cv2.distanceTransform(seen, cv2.DIST_L2, 3)[1:-1, 1:-1]
+    row, column = np.unravel_index(int(depth.argmax()), depth.shape)
+    return (region.roi[1] + int(row), region.roi[0] + int(column)), float(depth[row, column])

@@ -7,22 +7,26 @@ usual distances of its own: where good parts vary much in one tile, nothing may 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
-from calibrate.augment import depth, half_of, painted
+from calibrate.augment import Box, box_around, deepest, half_of, painted
 from calibrate.golden import Scored, write_frame
 from calibrate.region import Region
 from calibrate.tiles import Axis
+from inspectord.recipe import blind_words, tile_words
 
 if TYPE_CHECKING:
     from calibrate.plan import Plan
 
+Scores: TypeAlias = npt.NDArray[np.float64]
+
 APART = 2  # every second tile down and across is painted in the same copy: four copies for any grid
-NAMED = 6  # tiles named in a line
 
 
 @dataclass(frozen=True)
@@ -34,34 +38,63 @@ class Square:
     image: Path
 
 
-def write_squares(plan: Plan, folder: Path) -> list[Square]:
-    """Of every golden frame copies that have, together, a square inside each tile.
+@dataclass(frozen=True)
+class Squares:
+    """Where each tile is painted over: as far as can be from ignored pixels and its border.
 
-    None for a single tile, which the marked frame asks about, nor for a score that no tile has.
-    Raises FitError where they can't be written.
+    A tile that sees nothing has no box. One that sees a little may have too little room for a square, and
+    then nobody knows what it finds.
     """
-    if plan.geometry.tiles == 1 or plan.options.reweight:
-        return []
-    columns, regions = len(plan.geometry.columns.offsets), _regions(plan)
-    found: list[Square] = []
-    for first in np.ndindex(APART, APART):
-        tiles = [
-            number
-            for number, region in enumerate(regions)
-            if tuple(place % APART for place in divmod(number, columns)) == first
-            and 0 < _half(plan, region) <= depth(region).max()
+
+    plan: Plan
+    boxes: dict[int, Box]  # by tile
+    too_small: tuple[int, ...]
+
+    @classmethod
+    def of(cls, plan: Plan) -> Squares:
+        """None for a single tile, which the marked frame asks about."""
+        boxes: dict[int, Box] = {}
+        too_small = []
+        for number, tile in enumerate(_regions(plan) if plan.geometry.tiles > 1 else []):
+            if tile.crop().all():
+                continue
+            half = min(half_of(plan.region), min(tile.roi[2:]) // 4)
+            place, depth = deepest(tile)
+            if 0 < half <= depth:
+                boxes[number] = box_around(tile, place, half)
+            else:
+                too_small.append(number)
+        return cls(plan, boxes, tuple(too_small))
+
+    def write(
+        self, folder: Path, frames: Iterable[int], tiles: Collection[int] | None = None
+    ) -> list[Square]:
+        """Of these golden frames copies that have, together, a square inside each of the tiles.
+
+        tiles: those that have a box where None. Raises FitError where the copies can't be written.
+        """
+        plan, columns = self.plan, len(self.plan.geometry.columns.offsets)
+        wanted = [number for number in self.boxes if tiles is None or number in tiles]
+        found: list[Square] = []
+        for first in np.ndindex(APART, APART):
+            alike = [
+                number for number in wanted if tuple(at % APART for at in divmod(number, columns)) == first
+            ]
+            for frame in frames if alike else ():
+                pixels = plan.good.read(int(plan.golden[frame]))
+                pixels = painted(pixels, [self.boxes[number] for number in alike])
+                path = write_frame(folder / f"square_{len(found)}.png", pixels)
+                found.append(Square(frame, tuple(alike), path))
+        return found
+
+    def note(self) -> list[str]:
+        """A line for the operator where a tile could not be asked."""
+        if not self.too_small:
+            return []
+        where = tile_words(self.too_small, _grid(self.plan))
+        return [
+            f"it is not known what is found in {where}: too little is looked at there to paint a square in"
         ]
-        for frame, index in enumerate(plan.golden.tolist() if tiles else []):
-            pixels = plan.good.read(index)
-            for number in tiles:
-                pixels = painted(pixels, regions[number], _half(plan, regions[number]))
-            path = write_frame(folder / f"square_{len(found)}.png", pixels)
-            found.append(Square(frame, tuple(tiles), path))
-    return found
-
-
-def _half(plan: Plan, tile: Region) -> int:
-    return min(half_of(plan.region), min(tile.roi[2:]) // 4)
 
 
 def _regions(plan: Plan) -> list[Region]:
@@ -83,6 +116,10 @@ def _seen(axis: Axis, offset: int, scale: float, length: int) -> tuple[int, int]
     return min(length, round(offset / scale)), min(length, round((offset + axis.tile) / scale))
 
 
+def _grid(plan: Plan) -> tuple[int, int]:
+    return len(plan.geometry.rows.offsets), len(plan.geometry.columns.offsets)
+
+
 @dataclass(frozen=True)
 class Blind:
     """Where a square passes."""
@@ -91,30 +128,36 @@ class Blind:
     tiles: tuple[int, ...]  # in all golden frames
 
     @classmethod
-    def of(cls, plan: Plan, limit: float, scored: Scored, squares: list[Square]) -> Blind:
-        """scored are the golden frames, and the squares last."""
-        seen: dict[int, bool] = {}
-        struck = scored.tile_scores[len(scored.scores) - len(squares) :]
-        for square, scores in zip(squares, struck, strict=True):
-            for tile in square.tiles:
-                alone = scored.tile_scores[square.frame].copy()
-                alone[tile] = scores[tile]
-                score = float(np.sort(alone)[-plan.options.top_tiles :].mean())
-                seen[tile] = seen.get(tile, False) or score > limit
+    def of(
+        cls,
+        limit: float,
+        scored: Scored,
+        squares: Squares,
+        first: list[Square],
+        folder: Path,
+        score: Callable[[list[Path]], Scored],
+    ) -> Blind:
+        """scored are the golden frames, and last the `first` squares, those on one golden frame.
+
+        The other golden frames are painted, in folder, and scored only in the tiles that passed there. Raises
+        FitError where they can't be.
+        """
+        plan, golden = squares.plan, scored.tile_scores
         middle = not scored.scores[len(plan.checked) - 1] > limit
-        return cls(middle, tuple(tile for tile in sorted(seen) if not seen[tile]))
+        top = plan.options.top_tiles
+        tiles = _passing(limit, golden, first, golden[len(golden) - len(first) :], top)
+        others = squares.write(folder, range(1, len(plan.golden)), tiles)
+        if others:
+            again = score([square.image for square in others]).tile_scores
+            tiles = _passing(limit, golden, others, again, top)
+        return cls(middle, tiles)
 
     def __bool__(self) -> bool:
         return self.middle or bool(self.tiles)
 
     def words(self, plan: Plan, suspects: list[str]) -> str:
         """What passes, and what to do; suspects are the good parts with the highest scores."""
-        found = "a frame with a square of an eighth of its side painted over still passes"
-        if self.middle:
-            found += ", so this recipe would find no defects. "
-        else:
-            where = _tiles(self.tiles, len(plan.geometry.columns.offsets))
-            found += f" where that lies in {where}, so this recipe would find no defects there. "
+        found = f"{blind_words(self.middle, self.tiles, _grid(plan))}. "
         if plan.folds.trained_once:
             return found + (
                 "Its network learned too little: train longer with --minutes or --steps, give more good "
@@ -129,7 +172,19 @@ class Blind:
         )
 
 
-def _tiles(numbers: tuple[int, ...], columns: int) -> str:
-    """As 'tile 2 of row 1'."""
-    named = [f"tile {number % columns + 1} of row {number // columns + 1}" for number in numbers[:NAMED]]
-    return ", ".join(named) + (f" and {len(numbers) - NAMED} more" if len(numbers) > NAMED else "")
+def _passing(
+    limit: float, golden: Scores, squares: list[Square], struck: Scores, top: int
+) -> tuple[int, ...]:
+    """Tiles that pass in every frame they are painted in.
+
+    golden (golden frames and more, tiles) and struck (squares, tiles) are tile scores, a frame's score the
+    mean of its `top` highest.
+    """
+    found: dict[int, bool] = {}
+    for square, scores in zip(squares, struck, strict=True):
+        for tile in square.tiles:
+            alone = golden[square.frame].copy()
+            alone[tile] = scores[tile]
+            score = float(np.sort(alone)[-top:].mean())
+            found[tile] = found.get(tile, False) or score > limit
+    return tuple(tile for tile in sorted(found) if not found[tile])

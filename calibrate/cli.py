@@ -186,8 +186,8 @@ def _rollback(options: argparse.Namespace) -> int:
 
 
 def _now_active(recipe: Recipe) -> int:
-    if recipe.is_blind:
-        print(f"warning: {recipe.id} is blind: {recipe.blindness}", file=sys.stderr)
+    if blindness := recipe.blindness:
+        print(f"warning: {recipe.id} is blind: {blindness}", file=sys.stderr)
     print(
         f"recipe {recipe.id} is active; a running daemon takes it with `systemctl reload inspectord@STATION`"
     )
@@ -342,7 +342,7 @@ COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
         _pretrain,
         "train a bundled network anew on photographs and made-up scenes (developers; needs torch)",
         {
-            "calibrate pretrain corpus --out runs/lite --threads 2": "over an hour on two cores; the same "
+            "calibrate pretrain corpus --out runs/own --threads 2": "over an hour on two cores; the same "
             "command continues a run that was stopped"
         },
         flags.add_pretrain,

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import platform
+import queue
 import socket
 import threading
 import uuid
@@ -25,18 +27,23 @@ from inspectord.errors import FitError
 
 R = TypeVar("R")
 SCHEME = "dask://"
-CONNECT_S = 2.0  # to reach the scheduler, and as long again for its greeting
-ANSWER_S = 10.0  # for it to answer, and for a first worker to be there
+ANSWER_S = 10.0  # to reach the scheduler, as long again for its greeting, and for a first worker to be there
+PATIENT_S = 30.0  # the same where it answered before: by then there is work to lose
+ADDRESSES = 5  # of one name that can be tried in that time
+SHORT = (errno.ENOSPC, errno.EDQUOT, errno.ENOMEM)  # what can be freed
 AHEAD = 2  # units a thread of a worker: the next one travels while one is computed
 # What results depend on. dask asks for its own version itself.
 PACKAGES = ("numpy", "scipy", "torch")  # torch for some kinds only
 
 
 class Cluster:
-    """Workers of the scheduler at dask://host:port. Raises FitError where none are, or of other versions."""
+    """Workers of the scheduler at dask://host:port, waited for longer where it is known to have answered.
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    Raises FitError where none are, or of other versions.
+    """
+
+    def __init__(self, address: str, known: bool = False) -> None:
+        self._address, self._patience_s = address, PATIENT_S if known else ANSWER_S
         try:
             from distributed import Client
         except ModuleNotFoundError as error:
@@ -47,12 +54,12 @@ class Cluster:
             f"no dask scheduler answers at {address}; start one there with `dask scheduler`, or give "
             "--jobs to fit on this box"
         )
-        if not _greets(address):
+        if not _greets(address, self._patience_s):
             raise FitError(no_answer)
         try:
             # Not the default client: nothing else in this process is to find itself on a cluster.
             self._client = Client(
-                "tcp://" + address.removeprefix(SCHEME), timeout=ANSWER_S, set_as_default=False
+                "tcp://" + address.removeprefix(SCHEME), timeout=self._patience_s, set_as_default=False
             )
         except (OSError, TimeoutError, ValueError) as error:
             raise FitError(no_answer) from error
@@ -99,7 +106,7 @@ class Cluster:
     def _check(self) -> None:
         """Workers are there, and have what this box has."""
         try:
-            self._client.wait_for_workers(1, timeout=ANSWER_S)
+            self._client.wait_for_workers(1, timeout=self._patience_s)
         except TimeoutError as error:
             raise FitError(
                 f"the dask scheduler at {self._address} has no workers; start some with "
@@ -113,29 +120,32 @@ class Cluster:
             _same(theirs, installed(), worker)
 
 
-def _greets(address: str) -> bool:
-    """A scheduler is there, known in a few seconds: dask's own client tries again and again, waits for a name
-    as long as the system does, and takes what another server says for a length.
+def _greets(address: str, patience_s: float) -> bool:
+    """A scheduler is there, known after twice the patience: dask's own client tries again and again, waits
+    for a name as long as the system does, and takes what another server says for a length.
     """
     host, _, port = address.removeprefix(SCHEME).rpartition(":")
-    heard: list[bool] = []
+    reports: queue.SimpleQueue[bool] = queue.SimpleQueue()
 
     async def greet(where: str) -> None:
         from distributed.comm import connect
 
-        (await asyncio.wait_for(connect(where, timeout=CONNECT_S), CONNECT_S)).abort()
+        (await asyncio.wait_for(connect(where, timeout=patience_s), patience_s)).abort()
 
     def call() -> None:
-        with contextlib.suppress(Exception):  # whatever went wrong, it is no scheduler
-            with socket.create_connection((host.strip("[]"), int(port)), CONNECT_S) as found:
+        try:
+            with socket.create_connection((host.strip("[]"), int(port)), patience_s / ADDRESSES) as found:
                 there, at, *_ = found.getpeername()
+            reports.put(True)
             asyncio.run(greet(f"tcp://[{there}]:{at}" if ":" in there else f"tcp://{there}:{at}"))
-            heard.append(True)
+            reports.put(True)
+        except Exception:  # whatever went wrong, it is no scheduler
+            reports.put(False)
 
-    caller = threading.Thread(target=call, daemon=True)
-    caller.start()
-    caller.join(2 * CONNECT_S)
-    return bool(heard)
+    threading.Thread(target=call, daemon=True).start()
+    with contextlib.suppress(queue.Empty):
+        return reports.get(timeout=patience_s) and reports.get(timeout=patience_s)
+    return False
 
 
 def installed() -> dict[str, str | None]:
@@ -159,8 +169,11 @@ def computed(wanted: dict[str, str | None], function: Callable[..., R], unit: Un
     try:
         return alone(function, unit)
     except (OSError, MemoryError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else "Out of memory"
-        raise FitError(f"{why}, on worker {worker}; free some there, or leave that worker out") from error
+        why, hint = "Out of memory", "free some there"
+        if isinstance(error, OSError):
+            why = error.strerror or str(error) or type(error).__name__
+            hint = hint if error.errno in SHORT else "mend it there"
+        raise FitError(f"{why}, on worker {worker}; {hint}, or leave that worker out") from error
 
 
 def _same(theirs: dict[str, str | None], ours: dict[str, str | None], worker: str) -> None:

@@ -77,7 +77,9 @@ class _Bench:
         if isinstance(timed, Failed):
             return Compared(fitted.kind, fitted.seconds, None, timed.why)
         assert isinstance(fitted.recipe, Path)  # or nothing had been timed
-        found = ask(Measure(fitted.recipe, self.threads, self.samples, self.given, self.examples), self.work)
+        linked = self.given is not None and self.given.is_relative_to(self.work)
+        measure = Measure(fitted.recipe, self.threads, self.samples, self.given, self.examples, linked)
+        found = ask(measure, self.work)
         if isinstance(found, Failed):
             return Compared(fitted.kind, fitted.seconds, None, found.why)
         return Compared(fitted.kind, fitted.seconds, Measured(**vars(found), timed=timed), "")

@@ -154,7 +154,7 @@ def _row_json(row: Compared) -> dict[str, Any]:
     if row.measured is None:
         return table
     found, (clear, faint) = row.measured, struck_figures(row.measured)
-    plain = ("blind", "recipe_mb", "given_failed")
+    plain = ("blindness", "recipe_mb", "given_failed")
     return {
         **table,
         **{name: getattr(found, name) for name in plain},

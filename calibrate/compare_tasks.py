@@ -102,7 +102,7 @@ class Worth:
     """What a recipe finds and rejects."""
 
     spec: RecipeToml
-    blind: bool
+    blindness: str  # why no defect would be found, or not everywhere; empty where it sees
     recipe_mb: float
     samples: Evaluation  # held-out good frames, and made-up defects on them
     given: Evaluation | None  # the defective frames that were given
@@ -126,6 +126,7 @@ class Measure:
     samples: Path
     given: Path | None
     examples: tuple[Path, ...]
+    linked: bool = False  # given is a folder of links to the operator's files
 
     def run(self) -> Worth:
         from calibrate.evaluate import evaluate
@@ -144,10 +145,11 @@ class Measure:
                 given = evaluate(recipe, self.given, on_stderr(), self.threads)
             except (InspectordError, OSError, MemoryError) as error:  # they have no say, so no veto either
                 known = explained(error)
-                why = _as_named(str(error) if known is None else known[0], self.given)
+                why = str(error) if known is None else known[0]
+                why = _as_named(why, self.given) if self.linked else why
         return Worth(
             spec=recipe.spec,
-            blind=recipe.is_blind,
+            blindness=recipe.blindness,
             recipe_mb=sum(path.stat().st_size for path in self.recipe.rglob("*") if path.is_file()) / 1e6,
             samples=samples,
             given=given,

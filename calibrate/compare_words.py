@@ -65,8 +65,8 @@ def _left_out(out: dict[str, str], comparison: Comparison) -> list[str]:
 def _unfit(measured: Measured, deadline_ms: float | None) -> str:
     """Why a kind must not be taken here; empty where it may."""
     rejects, limits = measured.samples.false_rejects, measured.spec.limits
-    if measured.blind:
-        return "a good frame with a large square painted over passes, so it would find no defects"
+    if measured.blindness:
+        return measured.blindness
     clear, _ = struck_figures(measured)
     if clear.found.events < _fewest(clear.found):
         return (

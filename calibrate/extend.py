@@ -140,7 +140,7 @@ def _frames(
 
 def _collected(recipe: Recipe, options: FitOptions, progress: Progress) -> GoodFrames:
     asked = options.folders, options.letterbox, options.skip_bad
-    found = collect_good_frames(*asked, progress, fewest=1, why="")
+    found = collect_good_frames(*asked, progress, fewest=1)
     if found.shape != recipe.spec.frame.shape:
         wanted, got = ("x".join(map(str, (w, h, c))) for h, w, c in (recipe.spec.frame.shape, found.shape))
         raise FrameError(

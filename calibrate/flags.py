@@ -317,9 +317,9 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
     add(
         "--network",
         choices=("lite", "standard", "pdn-s"),
-        default="lite",
-        help="lite or standard, the backbones, or pdn-s, the teacher of efficientad-s, which learns from "
-        "lite; default: lite",
+        default="standard",
+        help="standard or lite, the backbones, or pdn-s, the teacher of efficientad-s, which learns from "
+        "lite; default: standard",
     )
     add("--steps", type=texts.number(1), default=5000, metavar="N", help="default: %(default)s")
     add("--rate", type=texts.number(1e-9, float), help="of learning; default: 0.002, pdn-s: 0.001")

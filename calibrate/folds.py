@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from calibrate.images import MINIMUM_GOOD_FRAMES, PROVE, GoodFrames
+from calibrate.images import MINIMUM_GOOD_FRAMES, GoodFrames
 from inspectord.errors import FitError
 
 Indices = npt.NDArray[np.int64]
@@ -33,19 +32,6 @@ class Folds:
         return len(np.unique(self.of_frame)) == len(self.of_frame)
 
 
-def fewest_frames(how: str) -> tuple[int, str]:
-    """Good frames that choose_folds needs at least, and why; how is as there."""
-    parts = int(how.removeprefix("1/")) if how.startswith("1/") else 0
-    if parts < 2:
-        return MINIMUM_GOOD_FRAMES, PROVE
-    numbers = itertools.count(TAUGHT + HELD_OUT)
-    fewest = next(number for number in numbers if number >= TAUGHT + max(HELD_OUT, number // parts))
-    return fewest, (
-        f" ({TAUGHT} must teach the network, and {fewest - TAUGHT} be held out to say when to stop and where "
-        "the limit lies; --model padim needs fewer)"
-    )
-
-
 def choose_folds(good: GoodFrames, how: str, augment: int) -> Folds:
     """Number the folds; the `augment` copies of a frame stay with it. how is "loo", "run", a number, or as
     "1/5" the share of frames held out from a kind that learns only once.
@@ -68,12 +54,14 @@ def choose_folds(good: GoodFrames, how: str, augment: int) -> Folds:
 
 
 def _held_out_once(count: int, one_in: str, repeat: int) -> Folds:
-    held_out = max(HELD_OUT, count // _number(one_in, count))
+    parts = _number(one_in, max(count, TAUGHT + HELD_OUT))
+    held_out = max(HELD_OUT, count // parts)
     if count < TAUGHT + held_out:
+        fewest = max(TAUGHT + HELD_OUT, (TAUGHT - 1) * parts // (parts - 1) + 1)
         raise FitError(
-            f"{count} good frames are too few to train a network: {TAUGHT} must teach it, and {held_out} be "
-            "held out to say when to stop and where the limit lies; grab more with `calibrate capture`, or "
-            "take --model padim"
+            f"{count} different good images are too few to train a network, at least {fewest} are needed "
+            f"({TAUGHT} must teach it, and {fewest - TAUGHT} be held out to say when to stop and where the "
+            "limit lies); grab more with `calibrate capture`, or take --model padim"
         )
     fold = np.zeros(count, np.int64)
     places = (np.arange(held_out) * count + count // 2) // held_out

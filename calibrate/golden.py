@@ -27,7 +27,7 @@ class Scored:
 
     scores: npt.NDArray[np.float64]  # (frames,)
     tile_scores: npt.NDArray[np.float64]  # (frames, tiles)
-    maps: npt.NDArray[np.float32]  # (frames, rows, columns)
+    maps: npt.NDArray[np.float32]  # (the first frames, rows, columns)
 
 
 def write_frame(path: Path, pixels: Pixels) -> Path:
@@ -38,9 +38,12 @@ def write_frame(path: Path, pixels: Pixels) -> Path:
 
 
 def score_in_fresh_process(
-    model: Path, device: str, precision: str, threads: int, frames: list[Path], folder: Path
+    model: Path, device: str, precision: str, threads: int, frames: list[Path], folder: Path, mapped: int = 0
 ) -> Scored:
-    """Score image files with a saved graph; folder takes a temporary file. Raises FitError."""
+    """Score image files with a saved graph, and keep the maps of the first `mapped` ones.
+
+    folder takes a temporary file. Raises FitError.
+    """
     out = folder / "scored.npz"
     request = {
         "model": str(model),
@@ -48,6 +51,7 @@ def score_in_fresh_process(
         "precision": precision,
         "threads": threads,
         "frames": [str(frame) for frame in frames],
+        "mapped": mapped,
         "out": str(out),
     }
     _run(request)
@@ -81,12 +85,14 @@ def _score(request: dict[str, Any]) -> None:
         Path(request["model"]), request["device"], request["precision"], request["threads"]
     )
     infer = compiled.create_infer_request()
-    scores, tiles, maps = [], [], []
+    scores, tiles = [], []
+    maps: list[npt.NDArray[np.float32]] = []
     for path in request["frames"]:
         infer.infer([read_image(Path(path))[None]])
         scores.append(float(infer.get_tensor("score").data.flat[0]))
         tiles.append(infer.get_tensor("tile_scores").data.astype(np.float64))
-        maps.append(infer.get_tensor("anomaly_map").data.copy())
+        if len(maps) < request["mapped"]:
+            maps.append(infer.get_tensor("anomaly_map").data.copy())
     np.savez(request["out"], scores=np.array(scores), tile_scores=np.array(tiles), maps=np.array(maps))
 
 

@@ -70,10 +70,9 @@ def collect_good_frames(
     skip_bad: bool,
     progress: Progress,
     fewest: int = MINIMUM_GOOD_FRAMES,
-    why: str = PROVE,
 ) -> GoodFrames:
     """Find, decode and check every image of the folders; letterbox is (width, height). At least `fewest`
-    different ones are needed; why is told behind that number.
+    different ones are needed.
 
     Raises FrameError for unreadable, blank or differently sized images, FitError for too few of them.
     """
@@ -90,7 +89,7 @@ def collect_good_frames(
         raise FitError(
             f"{_count(len(distinct), 'different good image')} in {', '.join(map(str, folders))}, at least "
             f"{fewest} {'is' if fewest == 1 else 'are'} needed"
-            f"{why}; grab more with `calibrate capture`"
+            f"{PROVE if fewest == MINIMUM_GOOD_FRAMES else ''}; grab more with `calibrate capture`"
         )
     return GoodFrames(
         frames=tuple(distinct),

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from calibrate.backbones import Backbone, open_backbone
 from calibrate.folds import Indices
 from calibrate.graph import Head, Reduction, Scorer
+from calibrate.images import MINIMUM_GOOD_FRAMES
 from calibrate.options import EFFICIENTAD, MODELS, FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
@@ -70,6 +71,7 @@ class Kind(Protocol):
     locally_aware: bool  # which of graph.feature_model's two ways brings the layers together
     precisions: tuple[str, ...]  # in which its head still tells good from bad
     by_position: bool = False  # what it knows of a position is of that position alone, in any case
+    fewest: int = MINIMUM_GOOD_FRAMES  # good frames, before folds are asked how many there must be
 
     def layers(self, backbone: str) -> tuple[str, ...] | None:
         """Layers where none were asked for; None: the backbone's own."""

@@ -48,7 +48,7 @@ def workers(options: FitOptions) -> Iterator[Workers]:
     if options.on is not None:
         from calibrate.cluster import Cluster
 
-        with Cluster(options.on) as cluster:
+        with Cluster(options.on, known=True) as cluster:
             yield cluster
     elif options.jobs > 1:
         with Processes(options.jobs) as processes:

@@ -15,9 +15,9 @@ from calibrate import tiles
 from calibrate.augment import augmented, marked
 from calibrate.backbones import Backbone
 from calibrate.ensemble import check, check_workers
-from calibrate.folds import Folds, Indices, choose_folds, fewest_frames
+from calibrate.folds import Folds, Indices, choose_folds
 from calibrate.graph import Reduction, feature_model, strides
-from calibrate.images import MINIMUM_GOOD_FRAMES, GoodFrame, GoodFrames, collect_good_frames
+from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier
 from calibrate.options import FitOptions
@@ -162,9 +162,9 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     check_workers(options, kind)
     backbone = kind.backbone(options)
     if good is None:
-        fewest, why = fewest_frames(kind.folds(options.folds, MINIMUM_GOOD_FRAMES))
-        asked = options.folders, options.letterbox, options.skip_bad
-        good = collect_good_frames(*asked, progress, fewest, why)
+        good = collect_good_frames(
+            options.folders, options.letterbox, options.skip_bad, progress, kind.fewest
+        )
     folds = choose_folds(good, kind.folds(options.folds, len(good)), options.augment)
     region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
     steps, channels = strides(backbone, good.shape[2])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ import numpy.typing as npt
 import openvino as ov
 import tomli_w
 
-from calibrate.blind import Blind, Square, write_squares
+from calibrate.blind import Blind, Square, Squares
 from calibrate.describe import provenance, recipe_table
 from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process, write_frame
 from calibrate.kinds import Fitted, kept_in
@@ -49,11 +50,13 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
             ov.serialize(model, staging.path / "model.xml", staging.path / "model.bin")
         del model
         golden = _write_golden_frames(plan, staging.path)
-        squares = write_squares(plan, folder)
-        scored = _scored(plan, fitted, staging.path, [*golden], squares, folder, progress)
+        squares = Squares.of(plan)
+        first = squares.write(folder, [0])
+        graph = _Graph(plan, staging.path / "model.xml", folder, progress)
+        scored = _scored(graph, fitted, golden, first)
         held_out = fitted.held_out * _widening(plan, fitted, scored)
         limit = find_limit(held_out, options.max_false_reject_rate)
-        blind = Blind.of(plan, limit.score, scored, squares)
+        blind = Blind.of(limit.score, scored, squares, first, folder, graph.score)
         _write_golden_scores(staging.path, golden, scored)
         if plan.keeps:
             shutil.move(kept_in(folder), staging.path / LEARNED)
@@ -66,6 +69,8 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         warnings = [*limit.warnings, *([blind.words(plan, suspects)] if blind else [])]
         _write_report(staging, plan, limit, held_out, scored, warnings)
     plan.kind.published(plan)
+    for note in squares.note():
+        progress.note(note)
     if blind and options.activate:
         raise FitError(
             f"{options.product}/{staging.version} was stored but not activated: "
@@ -89,25 +94,33 @@ def _write_golden_frames(plan: Plan, staging: Path) -> list[Path]:
     ]
 
 
-def _scored(
-    plan: Plan,
-    fitted: Fitted,
-    staging: Path,
-    paths: list[Path],
-    squares: list[Square],
-    folder: Path,
-    progress: Progress,
-) -> Scored:
-    """Golden frames, at paths, the report's three examples, then squares, scored by the compiled graph."""
-    for number, index in enumerate(_examples(plan, fitted.held_out)):
-        paths.append(write_frame(folder / f"example_{number}.png", plan.good.read(index)))
-    paths += [square.image for square in squares]
-    options = plan.options
-    for _ in progress.track(range(1), "scoring golden frames with the compiled graph"):
-        scored = score_in_fresh_process(
-            staging / "model.xml", options.device, plan.hint, options.threads, paths, folder
-        )
-    return scored
+@dataclass(frozen=True)
+class _Graph:
+    """The compiled graph; folder takes temporary files."""
+
+    plan: Plan
+    model: Path
+    folder: Path
+    progress: Progress
+
+    def score(self, frames: list[Path], mapped: int = 0) -> Scored:
+        """Image files, and the maps of the first `mapped` ones. Raises FitError."""
+        options = self.plan.options
+        for _ in self.progress.track(range(1), "scoring golden frames with the compiled graph"):
+            scored = score_in_fresh_process(
+                self.model, options.device, self.plan.hint, options.threads, frames, self.folder, mapped
+            )
+        return scored
+
+
+def _scored(graph: _Graph, fitted: Fitted, golden: list[Path], squares: list[Square]) -> Scored:
+    """Golden frames, the report's three examples, then squares; these have no maps."""
+    examples = [
+        write_frame(graph.folder / f"example_{number}.png", graph.plan.good.read(index))
+        for number, index in enumerate(_examples(graph.plan, fitted.held_out))
+    ]
+    mapped = [*golden, *examples]
+    return graph.score([*mapped, *(square.image for square in squares)], len(mapped))
 
 
 def _examples(plan: Plan, held_out: npt.NDArray[np.float64]) -> list[int]:

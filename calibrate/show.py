@@ -50,8 +50,8 @@ def show_recipe(console: Console, recipe: Recipe) -> None:
     }
     for name, text in rows.items():
         say(console, f"  {name + ':':10} {text}")
-    if recipe.is_blind:
-        say(console, f"  WARNING:   blind: {recipe.blindness}")
+    if blindness := recipe.blindness:
+        say(console, f"  WARNING:   blind: {blindness}")
 
 
 def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> None:
@@ -67,9 +67,10 @@ def list_recipes(console: Console, recipes_dir: Path, progress: Progress) -> Non
     for product, version in progress.track(known, "checking versions"):
         try:
             recipe = load_recipe(recipes_dir / product / version)
-            cells = _cells(recipe)
-            if recipe.is_blind:
-                blind.append(f"{recipe.id}: {recipe.blindness}")
+            blindness = recipe.blindness
+            cells = [*_cells(recipe), "blind" if blindness else ""]
+            if blindness:
+                blind.append(f"{recipe.id}: {blindness}")
         except RecipeError as error:
             damaged.append(str(error))
             cells = ["damaged", "", "", "", "", ""]
@@ -86,8 +87,7 @@ def _cells(recipe: Recipe) -> list[str]:
     rates = limits.proven_false_reject_rate, limits.estimated_false_reject_rate
     signature = read_signature(recipe.path)
     signer = "" if signature is None else signature.fingerprint[:16]
-    blind = "blind" if recipe.is_blind else ""
-    return [f"{limits.score:.6g}", f"{limits.good_parts:,}", *map(in_words, rates), signer, blind]
+    return [f"{limits.score:.6g}", f"{limits.good_parts:,}", *map(in_words, rates), signer]
 
 
 def _signed(recipe: Recipe) -> str:
@@ -169,8 +169,8 @@ def fitted_lines(recipe: Recipe, active: bool) -> list[str]:
     spec, product = recipe.spec, recipe.spec.product
     lines = [headline(spec.limits), f"recipe {recipe.id} is {'active' if active else 'stored, not active'}"]
     lines.append(f"report: {recipe.path / 'report.html'}")
-    if recipe.is_blind:
-        return [*lines, f"it is blind: {recipe.blindness}; calibrate activate refuses it"]
+    if blindness := recipe.blindness:
+        return [*lines, f"it is blind: {blindness}; `calibrate activate` takes it only with `--anyway`"]
     if not active:
         return [*lines, f"next: `calibrate activate {product} {recipe.path.name}` once it convinces you"]
     return [

@@ -100,16 +100,16 @@ def activate(recipes_dir: Path, product: str, version: str | None = None, anyway
     it was.
     """
     recipe = owned_version(recipes_dir, product, version)
-    version, blind = recipe.path.name, recipe.is_blind
-    if blind and not anyway:
+    version, blindness = recipe.path.name, recipe.blindness
+    if blindness and not anyway:
         raise RecipeError(
-            f"{recipe.id} was not activated: {recipe.blindness}; see {recipe.path / 'report.html'} and fit "
+            f"{recipe.id} was not activated: {blindness}; see {recipe.path / 'report.html'} and fit "
             "again from more good parts, or give --anyway to run it all the same"
         )
     with _locked(recipes_dir / product):
         if active_version(recipes_dir, product) != version:
             _point_active(recipes_dir / product, version)
-            _record(recipes_dir / product, "activate", version + (ANYWAY if blind else ""))
+            _record(recipes_dir / product, "activate", version, bool(blindness))
     return recipe
 
 
@@ -125,7 +125,8 @@ def owned_version(recipes_dir: Path, product: str, version: str | None = None) -
 def rollback(recipes_dir: Path, product: str) -> Recipe:
     """Make the version active that was active before; repeated, it goes further back.
 
-    Raises RecipeError where there is none, or where it does not verify.
+    A blind one too, for it ran before and a line that stands can't wait: the caller warns of its blindness,
+    and the history says "anyway". Raises RecipeError where there is none, or where it does not verify.
     """
     known = versions(recipes_dir, product)
     with _locked(recipes_dir / product):
@@ -137,8 +138,9 @@ def rollback(recipes_dir: Path, product: str) -> Recipe:
                 f"choose one with `calibrate activate {product} VERSION` (it has {', '.join(known)})"
             )
         recipe = _load_own(recipes_dir / product / earlier[-1], product)
+        blind = recipe.is_blind
         _point_active(recipes_dir / product, earlier[-1])
-        _record(recipes_dir / product, "rollback", earlier[-1])
+        _record(recipes_dir / product, "rollback", earlier[-1], blind)
     return recipe
 
 
@@ -227,11 +229,11 @@ def _point_active(folder: Path, version: str) -> None:
     _sync(folder)
 
 
-def _record(folder: Path, what: str, version: str) -> None:
+def _record(folder: Path, what: str, version: str, blind: bool) -> None:
     """A line of the history, for rollback and for whoever asks how a blind version came to run."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     with (folder / HISTORY).open("a", encoding="utf-8") as file:
-        file.write(f"{stamp} {what} {version}\n")
+        file.write(f"{stamp} {what} {version}{ANYWAY if blind else ''}\n")
         file.flush()
         os.fsync(file.fileno())
 

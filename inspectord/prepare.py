@@ -59,8 +59,8 @@ def prepare(
             "fit again on this box"
         ) from error
     inspector.bind(slots)
-    if recipe.is_blind:
-        log.warning("this recipe passes even its marked golden frame: it finds no defects", recipe=recipe.id)
+    if blindness := recipe.blindness:
+        log.warning("this recipe is blind", recipe=recipe.id, why=blindness)
     recipe.check_untouched()
     took_s = round(time.monotonic() - began_s, 2)
     log.info("recipe ready", recipe=recipe.id, hash=recipe.hash[:12], golden_difference=worst, took_s=took_s)

@@ -27,9 +27,11 @@ __all__ = [
     "Recipe",
     "RecipeToml",
     "active_recipe",
+    "blind_words",
     "content_hash",
     "file_hash",
     "load_recipe",
+    "tile_words",
 ]
 
 SCHEMA = 1
@@ -70,21 +72,17 @@ class Recipe(BaseModel):
 
     @property
     def is_blind(self) -> bool:
-        """True where a good frame with a square painted over passes: the marked golden one, or in a tile."""
-        marked = [frame.score for frame in self.golden() if frame.path.name == MARKED]
-        return bool(self.spec.golden.blind_tiles) or any(score <= self.spec.limits.score for score in marked)
+        return bool(self.blindness)
 
     @property
     def blindness(self) -> str:
-        """What a blind recipe lets pass, for people."""
-        passes = "a good frame with a large square painted over passes"
-        tiles, columns = self.spec.golden.blind_tiles, self.spec.tiles.columns
-        if not tiles:
-            return f"{passes}, so it would find no defects"
-        places = ", ".join(f"{number // columns + 1}/{number % columns + 1}" for number in tiles[:NAMED])
-        more = " and so on" if len(tiles) > NAMED else ""
-        where = f"{len(tiles)} of {self.spec.tiles.count} tiles (row/column {places}{more})"
-        return f"{passes} in {where}, so it would find no defects there"
+        """What passes though it is painted over, the marked golden frame or in tiles; empty where it sees.
+
+        For people. Reads the golden scores; raises RecipeError as golden() does.
+        """
+        marked = [frame.score for frame in self.golden() if frame.path.name == MARKED]
+        middle, tiles = any(score <= self.spec.limits.score for score in marked), self.spec.tiles
+        return blind_words(middle, self.spec.golden.blind_tiles, (tiles.rows, tiles.columns))
 
     @property
     def model_path(self) -> Path:
@@ -117,6 +115,27 @@ class Recipe(BaseModel):
         for name, stamp in self.stamps.items():
             if _stamp(self.path / name) != stamp:
                 raise RecipeError(f"{self.path / name} was changed while it was read; restore it and reload")
+
+
+def blind_words(middle: bool, tiles: tuple[int, ...], grid: tuple[int, int]) -> str:
+    """What passes a recipe though a square is painted over; empty where nothing does.
+
+    middle: in the marked golden frame. tiles: row by row from 0, in a grid of (rows, columns).
+    """
+    passes = "a good frame with a large square painted over passes"
+    where = tile_words(tiles, grid)
+    if middle:
+        places = f", in the middle and in {where}" if tiles else ""
+        return f"{passes}{places}, so the recipe would find no defects"
+    return f"{passes} in {where}, so the recipe would find no defects there" if tiles else ""
+
+
+def tile_words(tiles: tuple[int, ...], grid: tuple[int, int]) -> str:
+    """As '1 of 6 tiles (row/column 2/3)', counted from 1."""
+    rows, columns = grid
+    places = ", ".join(f"{number // columns + 1}/{number % columns + 1}" for number in tiles[:NAMED])
+    more = " and so on" if len(tiles) > NAMED else ""
+    return f"{len(tiles)} of {rows * columns} tiles (row/column {places}{more})"
 
 
 def file_hash(path: Path) -> str:

@@ -23,8 +23,9 @@ from calibrate import cli
 from calibrate.chosen import fit_options
 from calibrate.cli import COMMANDS, main
 from calibrate.options import FitOptions
+from calibrate.show import fitted_lines
 from inspectord import __version__
-from inspectord.recipe import active_recipe, load_recipe
+from inspectord.recipe import Recipe, active_recipe, load_recipe
 from inspectord.sources.parts import render_part
 
 ROOT = Path(__file__).parent.parent
@@ -457,6 +458,20 @@ def test_list_marks_a_blind_version_and_activate_takes_it_only_anyway(recipes, c
     assert calibrate("activate", "flange", "0001", "--anyway", "--recipes", recipes) == 0
     assert f"warning: flange/0001 is blind: {why}" in capsys.readouterr().err
     assert active_recipe(recipes, "flange").path.name == "0001"
+    lines = fitted_lines(active_recipe(recipes, "flange"), active=False)
+    assert lines[-1].startswith(f"it is blind: {why}")
+    assert lines[-1].endswith("`calibrate activate` takes it only with `--anyway`")
+    assert calibrate("activate", "flange", "--recipes", recipes) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert calibrate("rollback", "flange", "--recipes", recipes) == 0
+    assert f"warning: flange/0001 is blind: {why}" in capsys.readouterr().err
+
+
+def test_list_reads_the_golden_scores_of_a_version_once(recipes, monkeypatch):
+    honest, read = Recipe.golden, []
+    monkeypatch.setattr(Recipe, "golden", lambda self: read.append(self.id) or honest(self))
+    assert calibrate("list", "--recipes", recipes) == 0
+    assert read == ["flange/0001", "flange/0002"]
 
 
 def test_list_of_nothing_says_how_to_begin(tmp_path, capsys):

@@ -20,9 +20,10 @@ from test_report import Tags
 
 from calibrate import cli
 from calibrate.cli import main
+from calibrate.compare import _Bench, _Fitted
 from calibrate.compare_flags import SOON
 from calibrate.compare_frames import Split, given_set, split
-from calibrate.compare_tasks import Fit, Measure
+from calibrate.compare_tasks import Failed, Fit, Measure, Timed
 from calibrate.compare_wanted import wanted_of
 from calibrate.compare_worker import ENDING, ask, interruptible
 from calibrate.evaluate import _cases
@@ -165,8 +166,34 @@ def test_a_damaged_mask_is_named_as_the_operator_has_it_and_not_as_a_link(compar
     mask.write_bytes(b"no picture")
     parted = held_out(tmp_path / "samples")
     given = given_set(tmp_path / "bad", parted, tmp_path / "given")
+    found = Measure(folder / "k" / "padim" / "0001", 1, parted.samples, given, (), linked=True).run()
+    assert f"{mask} is no image" in found.given_failed
+
+
+def test_of_the_operators_own_data_set_his_own_links_are_named(compared, tmp_path):
+    folder, _, _ = compared
+    for kind in (GOOD, "rust"):
+        write_parts(tmp_path / "set" / "test" / kind, 1)
+    (tmp_path / "elsewhere").write_bytes(b"no picture")
+    mask = tmp_path / "set" / "ground_truth" / "rust" / "000_mask.png"
+    mask.parent.mkdir(parents=True)
+    mask.symlink_to(tmp_path / "elsewhere")
+    parted = held_out(tmp_path / "samples")
+    given = given_set(tmp_path / "set", parted, tmp_path / "given")
     found = Measure(folder / "k" / "padim" / "0001", 1, parted.samples, given, ()).run()
     assert f"{mask} is no image" in found.given_failed
+
+
+@pytest.mark.parametrize(("given", "linked"), [("work/given", True), ("set", False)])
+def test_only_the_folder_that_the_comparison_made_holds_links_to_see_through(
+    tmp_path, monkeypatch, given, linked
+):
+    asked = []
+    monkeypatch.setattr("calibrate.compare.ask", lambda task, _: asked.append(task) or Failed("seen"))
+    work = tmp_path / "work"
+    bench = _Bench(work, None, work / "samples", tmp_path / given, (), 1, Silent())
+    bench.row(_Fitted("padim", tmp_path / "recipe", 1.0), Timed(1.0, 1.0, 1, 1.0))
+    assert [task.linked for task in asked] == [linked]
 
 
 def test_good_frames_to_look_at_are_named_as_the_operator_has_them(tmp_path, monkeypatch, capsys):

@@ -17,7 +17,9 @@ from calibrate.compare_tasks import Measured, Seen, Timed
 from calibrate.compare_words import advise
 from calibrate.evaluation import GOOD, Evaluation, ImageScore, KindResult, Rate
 from calibrate.synthetic import KINDS
-from inspectord.recipe import load_recipe
+from inspectord.recipe import blind_words, load_recipe
+
+BLIND = blind_words(True, (), (1, 1))
 
 # --- the words ---
 
@@ -31,7 +33,7 @@ def spec(tmp_path_factory):
 def row(spec):
     """A kind that finds the first so many, or those, of 60 clear and 60 faint; rejects of 20 good frames."""
 
-    def make(kind, clear=60, faint=30, ms=10.0, rejects=0, blind=False, given=None, given_failed=""):
+    def make(kind, clear=60, faint=30, ms=10.0, rejects=0, blind="", given=None, given_failed=""):
         images = [score(GOOD, number, number < rejects) for number in range(20)]
         for strength, found in (("clear", clear), ("faint", faint)):
             places = range(found) if isinstance(found, int) else found
@@ -43,7 +45,7 @@ def row(spec):
             fit_s=5.0,
             measured=Measured(
                 spec=spec,
-                blind=blind,
+                blindness=blind,
                 timed=Timed(p50_ms=ms, p99_ms=1.5 * ms, frames=100, memory_mb=150.0),
                 recipe_mb=3.0,
                 samples=samples,
@@ -126,7 +128,7 @@ def test_defective_frames_are_told_and_decide_nothing(row):
 
 
 def test_a_kind_that_is_ruled_out_is_not_brought_back_by_defective_frames(row):
-    rows = row("keen", given=0.5), row("blind", blind=True, given=0.99)
+    rows = row("keen", given=0.5), row("blind", blind=BLIND, given=0.99)
     advice = advise(comparison(*rows, defective="bad"))
     said = " ".join(advice.changes)
     assert advice.kind == "keen"
@@ -162,7 +164,8 @@ def test_a_deadline_false_rejects_or_blindness_rule_a_kind_out_and_say_so(row):
     rows = (
         row("slow", **best, ms=40),
         row("harsh", **best, rejects=10),
-        row("blind", **best, blind=True),
+        row("blind", **best, blind=BLIND),
+        row("half", **best, blind=blind_words(False, (2,), (2, 3))),
         row("poor", clear=29, faint=2),
         row("plain", clear=30, faint=2),
     )
@@ -171,12 +174,14 @@ def test_a_deadline_false_rejects_or_blindness_rule_a_kind_out_and_say_so(row):
     said = " ".join(advice.changes)
     assert "slow is left out: one frame in a hundred takes 60.0 ms, over 50 ms" in said
     assert "harsh is left out: it rejected 10/20 held-out good frames" in said
-    assert "blind is left out: a good frame with a large square painted over passes" in said
+    assert f"blind is left out: {BLIND}." in said
+    half = "half is left out: a good frame with a large square painted over passes in 1 of 6 tiles (row/col"
+    assert half in said
     assert "poor is left out: it finds 29/60 clear made-up defects, too few to rely on: 30 are needed" in said
 
 
 def test_where_a_single_kind_is_left_the_reason_says_why_the_others_are_out(row):
-    rows = row("blind", blind=True), row("plain"), Compared("gone", 1.0, None, "torch is missing")
+    rows = row("blind", blind=BLIND), row("plain"), Compared("gone", 1.0, None, "torch is missing")
     advice = advise(comparison(*rows))
     assert "No other kind can be recommended. blind is left out: a good frame with" in advice.why
     assert "gone could not be compared (torch is missing)" in advice.why
@@ -193,7 +198,7 @@ def test_the_reason_says_how_much_a_kind_must_find(row, found):
 
 
 def test_where_no_kind_will_do_none_is_recommended(row):
-    rows = row("blind", blind=True), row("poor", clear=0, faint=0)
+    rows = row("blind", blind=BLIND), row("poor", clear=0, faint=0)
     advice = advise(comparison(*rows, Compared("gone", 1.0, None, "torch is missing")))
     assert advice.kind is None
     assert "No kind can be recommended" in advice.why

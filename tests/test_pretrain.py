@@ -309,10 +309,13 @@ def pretrain(*arguments):
     return main(["pretrain", *map(str, arguments)])
 
 
-def test_the_command_trains_exports_and_when_repeated_exports_the_same(folder, tmp_path, capsys, small):
-    arguments = (folder, "--out", tmp_path / "run", "--steps", 3, "--threads", 1)
+@pytest.mark.parametrize("asked", [(), ("--network", "lite")])
+def test_the_command_trains_exports_and_when_repeated_exports_the_same(
+    asked, folder, tmp_path, capsys, small
+):
+    arguments = (folder, "--out", tmp_path / "run", "--steps", 3, "--threads", 1, *asked)
     assert pretrain(*arguments) == 0
-    weights = tmp_path / "run" / "lite.safetensors"
+    weights = tmp_path / "run" / f"{asked[-1] if asked else 'standard'}.safetensors"
     said = capsys.readouterr()
     assert said.out == f"weights: {weights}\n"
     assert "15 photographs of 4 classes" in said.err

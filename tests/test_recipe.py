@@ -11,11 +11,12 @@ import openvino as ov
 import pytest
 import tomli_w
 from helpers_recipe import activate_version, rewrite_recipe, write_recipe
+from structlog.testing import capture_logs
 
 from inspectord.errors import ParityError, RecipeError
 from inspectord.inspect import Inspector, check_golden
 from inspectord.prepare import prepare
-from inspectord.recipe import active_recipe, content_hash, file_hash, load_recipe
+from inspectord.recipe import active_recipe, blind_words, content_hash, file_hash, load_recipe
 from inspectord.settings import Camera, LineSource, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -200,6 +201,49 @@ def test_a_model_changed_since_it_was_verified_is_not_compiled_again(tmp_path, f
     (folder / "model.bin").write_bytes(bytes((folder / "model.bin").stat().st_size))
     with pytest.raises(RecipeError, match=r"model\.bin was changed"):
         prepare(recipe, settings_for(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("middle", "tiles", "said"),
+    [
+        (False, (), ""),
+        (True, (), "passes, so the recipe would find no defects"),
+        (
+            False,
+            (2, 5),
+            "passes in 2 of 6 tiles (row/column 1/3, 2/3), so the recipe would find no defects there",
+        ),
+        (
+            True,
+            (5,),
+            "passes, in the middle and in 1 of 6 tiles (row/column 2/3), so the recipe would find no defects",
+        ),
+    ],
+)
+def test_what_passes_is_said_of_the_middle_first_and_of_tiles_besides(middle, tiles, said):
+    words = blind_words(middle, tiles, (2, 3))
+    assert words == (said and f"a good frame with a large square painted over {said}")
+
+
+def test_of_many_blind_tiles_the_first_are_named():
+    assert "7 of 8 tiles (row/column 1/1, 1/2, 1/3, 1/4, 2/1, 2/2 and so on)" in blind_words(
+        False, tuple(range(7)), (2, 4)
+    )
+
+
+def test_a_recipe_that_is_blind_in_a_tile_is_used_and_logged_with_the_tile(tmp_path, folder):
+    def warnings():
+        with capture_logs() as logs:
+            prepare(active_recipe(tmp_path, "demo"), settings_for(tmp_path))
+        return [entry for entry in logs if entry["log_level"] == "warning"]
+
+    assert not active_recipe(tmp_path, "demo").is_blind
+    assert warnings() == []
+    rewrite_recipe(folder, golden={"blind_tiles": [3]})
+    assert active_recipe(tmp_path, "demo").is_blind
+    (said,) = warnings()
+    assert said["event"] == "this recipe is blind"
+    assert "passes in 1 of 4 tiles (row/column 2/2)" in said["why"]
 
 
 def test_a_recipe_that_was_only_touched_is_compiled_again(tmp_path, folder):

@@ -155,8 +155,22 @@ def test_a_blind_version_can_be_activated_anyway_and_the_history_says_so(recipes
         "activate 0003",
         "activate 0002 anyway",
     ]
-    assert rollback(recipes, "flange").id == "flange/0003"
-    assert rollback(recipes, "flange").id == "flange/0001"
+
+
+def test_rollback_takes_a_blind_version_in_an_emergency_and_the_history_says_so(recipes):
+    make_blind(recipes / "flange" / "0001")
+    activate(recipes, "flange", "0001", anyway=True)
+    for version in ("0002", "0003"):
+        activate(recipes, "flange", version)
+    assert not rollback(recipes, "flange").is_blind
+    back = rollback(recipes, "flange")
+    assert back.id == "flange/0001"
+    assert "in 2 of 4 tiles" in back.blindness
+    assert active_version(recipes, "flange") == "0001"
+    log = (recipes / "flange" / "activations.log").read_text().splitlines()
+    assert [line.partition(" ")[2] for line in log[-2:]] == ["rollback 0002", "rollback 0001 anyway"]
+    with pytest.raises(RecipeError, match="no version of flange was active before 0001"):
+        rollback(recipes, "flange")
 
 
 def test_rollback_goes_back_step_by_step(recipes):

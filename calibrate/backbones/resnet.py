@@ -22,7 +22,7 @@ class Layout:
 
 
 LAYOUTS = {
-    "standard": Layout((2, 2, 2, 2), bottleneck=False, width=32, base=32),
+    "standard": Layout((2, 2, 2, 2), bottleneck=False, base=32),
     "resnet18": Layout((2, 2, 2, 2), bottleneck=False),
     "resnet34": Layout((3, 4, 6, 3), bottleneck=False),
     "resnet50": Layout((3, 4, 6, 3), bottleneck=True),
@@ -84,7 +84,7 @@ def state_shapes(name: str, stages: int = 4) -> dict[str, tuple[int, ...]]:
     channels = layout.base
     for stage in range(stages):
         width = layout.width * 2**stage
-        out = (256 if layout.bottleneck else layout.base) * 2**stage
+        out = layout.base * (4 if layout.bottleneck else 1) * 2**stage
         for index in range(layout.blocks[stage]):
             at = f"layer{stage + 1}.{index}"
             shapes |= _block_shapes(at, layout.bottleneck, channels, width, out)

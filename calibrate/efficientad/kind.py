@@ -48,6 +48,7 @@ class EfficientAD(Kind):
 
     locally_aware = False
     precisions: tuple[str, ...] = ("f32", "bf16", "f16")
+    fewest = 1  # folds ask for more, and say why
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -98,7 +99,7 @@ class EfficientAD(Kind):
             seconds=training_s + BESIDES_S,
             about=(f"trains networks for each of {networks} tiles, each " if networks > 1 else "trains ")
             + f"on {int((plan.folds.of_frame == 0).sum())} frames for {settings.words}"
-            + (f", about {duration(each_s)}" if settings.steps else ", however busy this box is")
+            + (", however busy this box is" if settings.steps is None else f", about {duration(each_s)}")
             + f"; {int(plan.folds.measured.sum())} frames are held out. Cutting the tiles comes before that, "
             "the limit after it",
         )
@@ -183,11 +184,11 @@ def _watched(training: Training, settings: Settings, progress: Progress) -> None
     if done:
         progress.note(f"continuing after step {done} and {duration(course.spent_s)} of {settings.words}")
     watched: Iterator[object]
-    if settings.steps is not None:
-        watched = progress.track(training.run(), "training, steps", settings.steps - done)
-    else:
+    if settings.steps is None:
         left = max(1, round(60 * (settings.minutes or 0.0) - course.spent_s))
         watched = progress.track(_seconds(training, left), "training, seconds", left)
+    else:
+        watched = progress.track(training.run(), "training, steps", settings.steps - done)
     for _ in watched:
         pass
     progress.note(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -79,18 +80,25 @@ class Place:
 
     def _opened(self) -> int:
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:  # removed in this moment
-            return self._opened()
+            while True:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                with contextlib.suppress(FileNotFoundError):  # removed in this moment
+                    return os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         except OSError as error:
             raise FitError(f"can't write {self.folder}: {error.strerror}; give another --recipes") from error
 
     def _is_there(self) -> bool:
         """The folder that is held is the one that has the name."""
-        return self.folder.exists() and os.path.samestat(os.fstat(self._held), self.folder.stat())
+        try:
+            return os.path.samestat(os.fstat(self._held), self.folder.stat())
+        except FileNotFoundError:
+            return False
 
     def __exit__(self, *_: Any) -> None:
+        """An empty folder goes: what trains on other boxes keeps nothing here."""
+        if self._is_there():  # else it may be another fit's, made after this one's was removed
+            with contextlib.suppress(OSError):
+                self.folder.rmdir()
         os.close(self._held)
 
     def tell_of_others(self, progress: Progress) -> None:

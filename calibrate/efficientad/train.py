@@ -31,6 +31,7 @@ NORMALISED_BY = 400  # tiles at most that give the teacher's mean and spread
 CHECKED = 64  # held-out tiles at most that a check looks at
 MEASURED = 512  # held-out tiles at most that give the quantiles
 CHECKS = 20  # over the whole schedule
+BETWEEN = 9.0  # times what the last check took, before the next one in a run of minutes
 PATIENCE = 10  # checks without a better one that end the training; at a high rate errors go up and down
 TIMED_S = 2.0  # of steps, to know how long one takes
 
@@ -50,6 +51,9 @@ class Course:
     begun: bool = False  # the teacher's mean and spread are known
     spent_s: float = 0.0  # of wall clock, in all runs
     check_s: float = 0.0  # that the last check took
+    checked_s: float = 0.0  # spent_s when it was over
+    checked_step: int = 0
+    checked: int = 0  # parts of the schedule, of CHECKS, that were over by then
     best: float = math.inf  # the student's mean error on held-out tiles
     best_step: int = 0
     waited: int = 0  # checks since
@@ -88,6 +92,7 @@ class Training:
         self._optimiser = kind(trained.parameters(), lr=settings.rate, weight_decay=settings.decay)
         self._mixed = settings.mixed and _computes_in_bfloat16(device)
         self.step, self.course = 0, Course()
+        self._clock = time.monotonic()
         self._path: Path | None = None
         self._passing = False
 
@@ -117,22 +122,24 @@ class Training:
 
     def save(self) -> None:
         assert self._path is not None
+        self._tick()
         checkpoint.write(self._path, self.step, self._identity, self._parts)
 
     def run(self) -> Iterator[dict[str, float]]:
         """Train to the end; give the losses of every step. Raises FitError where they stop being finite."""
         saved = time.monotonic()
-        while self.share < 1 and not self.course.stopped:
-            share = self.share
-            losses = self._learn(*self._draw(), self._settings.rate_at(self.step, share))
+        while not self.step or (self.share < 1 and not self.course.stopped):
+            losses = self._learn(*self._draw(), self._settings.rate_at(self.step, self.share))
             self.step += 1
             self._tick()
-            if self.share >= 1 or int(CHECKS * self.share) > int(CHECKS * share):
+            if self._check_is_due():
                 self._check()
             if time.monotonic() - saved >= SAVE_EVERY_S:
                 self.save()
                 saved = time.monotonic()
             yield losses
+        if self.course.checked_step < self.step:
+            self._check()
         self.save()
 
     @property
@@ -142,6 +149,14 @@ class Training:
             return self.step / self._settings.steps
         left = 60 * (self._settings.minutes or 0.0) - self.course.check_s
         return min(1.0, self.course.spent_s / left) if left > 0 else 1.0
+
+    def _check_is_due(self) -> bool:
+        """After every part of the schedule; of minutes, checks take a tenth, besides first and last."""
+        course = self.course
+        if int(CHECKS * self.share) <= course.checked:
+            return False
+        by_steps = self._settings.steps is not None
+        return by_steps or course.spent_s - course.checked_s >= BETWEEN * course.check_s
 
     def _tick(self) -> None:
         """Count what went by since the last time, whatever it went into."""
@@ -218,9 +233,10 @@ class Training:
     def _stop(self) -> None:
         nowhere = self._path is None or self._passing
         saved = "" if nowhere else f"; the last good checkpoint is {self._path}: remove it and"
+        budget = "--minutes" if self._settings.steps is None else "--steps"
         raise FitError(
             f"the loss or its gradient is not finite at step {self.step}{saved or ';'} fit with another "
-            "--seed, or with fewer --steps"
+            f"--seed, or with fewer {budget}"
         )
 
     def _losses(self, tiles: Tensor, changed: Tensor, others: Tensor) -> dict[str, Tensor]:
@@ -246,6 +262,7 @@ class Training:
     def _check(self) -> None:
         """Keep these networks if the student errs less on held-out tiles than before."""
         began = time.monotonic()
+        self.course.checked, self.course.checked_step = int(CHECKS * self.share), self.step
         self.trained.eval()
         sums, count = 0.0, 0
         with torch.no_grad():
@@ -259,7 +276,8 @@ class Training:
             self.course.best, self.course.best_step, self.course.waited = sums / count, self.step, 0
         else:
             self.course.waited += 1
-        self.course.check_s = time.monotonic() - began
+        self._tick()
+        self.course.check_s, self.course.checked_s = self._clock - began, self.course.spent_s
 
 
 def hard_mean(errors: Tensor, quantile: float) -> Tensor:

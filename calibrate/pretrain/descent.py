@@ -9,7 +9,7 @@ from torch import Tensor, nn
 def descend(optimiser: torch.optim.Optimizer, network: nn.Module, loss: Tensor, clip: float) -> bool:
     """Step down the loss; its gradient's norm over all of the network is at most clip.
 
-    False, and nothing has changed, where the loss or that norm is not finite.
+    False, and no weight has changed, where the loss or that norm is not finite.
     """
     optimiser.zero_grad(set_to_none=True)
     loss.backward()

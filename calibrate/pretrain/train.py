@@ -38,7 +38,7 @@ Drawn: TypeAlias = tuple[Tensor, Tensor, Tensor]  # images, their classes, their
 class Settings:
     """Everything that decides the weights, besides the corpus."""
 
-    network: str = "lite"  # or standard
+    network: str = "standard"  # of command.WEIGHTS
     steps: int = 5000
     images: int = 160  # a step
     scenes: float = 0.2  # share of them that are made-up parts, where the corpus has some
