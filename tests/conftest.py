@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import cv2
 import pytest
 
 from inspectord.sources.parts import render_part
 from tests.helpers_corpus import write_corpus
+
+# What runs in the background of a script ignores these two, and so would all that it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="module")

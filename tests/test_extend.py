@@ -255,8 +255,10 @@ def test_an_extended_bank_keeps_its_members_takes_in_what_is_new_and_lowers_the_
     scores(recipe)
     # The two striped ones were far from all others, and are no more.
     whole = fitted(both, tmp_path, activate=False, model="patchcore", **changes)
-    limits = [each.spec.limits.score for each in (first, recipe, whole)]
-    assert limits[1] < 1.1 * limits[2] < limits[0], limits
+    before, grown, anew = (each.spec.limits.score for each in (first, recipe, whole))
+    # A fit of all frames may thin out the old members; what is kept of them leaves the limit a little higher.
+    assert anew < before
+    assert grown - anew < 0.25 * (before - anew), (before, grown, anew)
 
 
 def test_frames_that_come_back_are_measured_by_what_others_taught_without_them(stripes, held_out, tmp_path):

@@ -264,6 +264,7 @@ def test_tiles_masks_copies_places_and_projection_end_in_a_recipe_that_passed_it
         reduction="semi-orthogonal",
         coreset="10%",
         position_weight=1.0,
+        activate=False,  # 24 parts may leave the limit above a painted square
     )
     assert check_golden(Inspector(recipe, threads=2)) <= recipe.spec.golden.tolerance
     assert recipe.spec.model.parameters["position_weight"] == 1.0
