@@ -46,8 +46,7 @@ class Requests:
             self._socket = None
 
     def _reply(self, request: dict[str, Any], end_s: float) -> dict[str, Any]:
-        socket = self._socket or self._connected()
-        socket.send_multipart([b"", pack(request)])
+        socket = self._sent([b"", pack(request)])
         if not socket.poll(max(1, round((end_s - time.monotonic()) * 1000))):
             # A late reply must not be taken for the answer to the next request.
             self.close()
@@ -57,6 +56,21 @@ class Requests:
                 "or give its address with --replay or --config"
             )
         return unpack(socket.recv_multipart()[-1])
+
+    def _sent(self, parts: list[bytes]) -> zmq.Socket[Any]:
+        """The socket that they went to, a fresh one where the old one has no connection any more.
+
+        libzmq never calls again where somebody without the right keys answered once, and a send would wait for
+        ever.
+        """
+        socket = self._socket or self._connected()
+        try:
+            socket.send_multipart(parts, zmq.NOBLOCK)
+        except zmq.Again:
+            self.close()
+            socket = self._connected()
+            socket.send_multipart(parts, zmq.NOBLOCK)
+        return socket
 
     def _connected(self) -> zmq.Socket[Any]:
         self._socket = connecting(self._context, zmq.DEALER, self._keys)

@@ -6,10 +6,13 @@ import sys
 import time
 
 import pytest
+import zmq
 from helpers_daemon import Box, events_until, line_source, make_message, verdicts
 from helpers_wire import Wire, seq_is
 
+from inspectord.ask import Requests
 from inspectord.client import Back, Gap, Inspected, Restart, Silence
+from inspectord.errors import StateError
 from inspectord.messages import encode
 
 
@@ -207,4 +210,23 @@ def test_a_stranger_that_answered_for_a_while_does_not_cut_the_client_off_for_go
             assert time.monotonic() < end_s, "silent for good"
     finally:
         client.close()
+        after.close()
+
+
+def test_a_request_after_a_stranger_answered_in_the_daemons_place_goes_out_anew(tmp_path):
+    """Broken on purpose: a send that waits hangs here for ever."""
+    before = Wire(tmp_path)
+    requests = Requests(zmq.Context.instance(), before.settings.replay, before.keys)
+    assert requests.ask({"what": "status"}, 5)["state"]["state"] == "ready"
+    before.close()
+    stranger = Wire(tmp_path / "plain", settings=before.settings, mode="plain")
+    time.sleep(2.0)  # libzmq has called it, and was answered
+    with pytest.raises(StateError, match="no inspectord answers"):
+        requests.ask({"what": "status"}, 0.2)
+    stranger.close()
+    after = Wire(tmp_path, boot_id="1" * 32, settings=before.settings)
+    try:
+        assert requests.ask({"what": "status"}, 5)["state"]["state"] == "ready"
+    finally:
+        requests.close()
         after.close()
