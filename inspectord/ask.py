@@ -60,7 +60,7 @@ class Requests:
     def _sent(self, parts: list[bytes]) -> zmq.Socket[Any]:
         """The socket that they went to, a fresh one where the old one has no connection any more.
 
-        libzmq never calls again where somebody without the right keys answered once; a send would wait for ever.
+        Where somebody without the right keys answered once, libzmq never calls again: a send would never end.
         """
         socket = self._socket or self._connected()
         try:

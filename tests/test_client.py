@@ -8,7 +8,7 @@ import time
 import pytest
 import zmq
 from helpers_daemon import Box, events_until, line_source, make_message, verdicts
-from helpers_wire import Wire, seq_is
+from helpers_wire import Wire, seq_is, wait_until
 
 from inspectord.ask import Requests
 from inspectord.client import Back, Gap, Inspected, Restart, Silence
@@ -223,6 +223,7 @@ def test_a_request_after_a_stranger_answered_in_the_daemons_place_goes_out_anew(
     stranger.close()
     after = Wire(tmp_path, boot_id="1" * 32, settings=before.settings)
     try:
+        wait_until(lambda: not requests._socket.poll(0, zmq.POLLOUT))  # libzmq has given the connection up
         assert requests.ask({"what": "status"}, 5)["state"]["state"] == "ready"
     finally:
         requests.close()
