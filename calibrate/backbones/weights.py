@@ -86,7 +86,7 @@ def require(state: State, shapes: Mapping[str, tuple[int, ...]], name: str) -> N
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise FitError(
             f"these are not weights of {name}: missing {', '.join(missing[:5])}{more}; "
-            "use the file that torchvision publishes for it, for lite and standard calibrate pretrain's"
+            "use torchvision's file for it, or what calibrate pretrain made for lite or standard"
         )
     for key, shape in shapes.items():
         if tuple(state[key].shape) != shape:
