@@ -89,15 +89,15 @@ def run(state, images, layers=ALL, chosen=None):
     return {layer: tensor.data.copy() for layer, tensor in zip(layers, request.output_tensors, strict=True)}
 
 
-def trained(network, images):
-    """Maps by layer, as torch computes them."""
+def trained(network, images, spread):
+    """Maps of a bundled network's two stages, joined between them, as torch computes them."""
     import torch
 
     with torch.no_grad():
         fine, middle = network(torch.from_numpy(images))
         halved = torch.nn.functional.avg_pool2d(fine, 2)
-    joined = torch.cat([halved, middle], 1) / torch.from_numpy(SPREAD)[:, None, None]
-    return {"stage1": fine.numpy(), "joined": joined.numpy(), "stage2": middle.numpy()}
+    joined = torch.cat([halved, middle], 1) / torch.from_numpy(spread)[:, None, None]
+    return fine.numpy(), joined.numpy(), middle.numpy()
 
 
 def close(found, expected):
@@ -108,7 +108,7 @@ def close(found, expected):
 @pytest.mark.parametrize("size", [(32, 48), (40, 72)])
 def test_the_graph_computes_what_was_trained_at_any_multiple_of_eight(network, folded, size):
     images = noise(3, *size)
-    expected = trained(network, images)
+    expected = dict(zip(ALL, trained(network, images, SPREAD), strict=True))
     for layer, found in run(folded, images).items():
         assert close(found, expected[layer]), layer
 
@@ -124,7 +124,7 @@ def test_a_stride_of_four_is_enough_for_the_first_layer_alone(network, folded):
 
 def test_grey_is_three_equal_colours(network, folded):
     grey = noise(1)
-    expected = trained(network, np.repeat(grey, 3, axis=1))
+    expected = dict(zip(ALL, trained(network, np.repeat(grey, 3, axis=1), SPREAD), strict=True))
     for layer, found in run(folded, grey).items():
         assert close(found, expected[layer]), layer
 
@@ -132,7 +132,8 @@ def test_grey_is_three_equal_colours(network, folded):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_eight_bits_stay_close_to_what_was_trained(network, folded, channels):
     images = noise(channels)
-    expected = trained(network, np.repeat(images, 3, axis=1) if channels == 1 else images)
+    shown = np.repeat(images, 3, axis=1) if channels == 1 else images
+    expected = dict(zip(ALL, trained(network, shown, SPREAD), strict=True))
     for layer, found in run(in_eight_bits(folded), images).items():
         error = found - expected[layer]
         assert np.sqrt(np.mean(error**2)) <= 0.05 * expected[layer].std(), layer

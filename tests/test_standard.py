@@ -12,7 +12,7 @@ from calibrate.backbones.standard import JOINED, LAYERS, Standard, open_standard
 from calibrate.backbones.weights import random_state
 from calibrate.graph import strides
 from inspectord.errors import FitError
-from tests.test_lite import compiled, model_of, noise
+from tests.test_lite import close, compiled, model_of, noise, trained
 
 SPREAD = np.random.default_rng(7).uniform(0.2, 3, sum(JOINED)).astype(np.float32)
 
@@ -37,27 +37,11 @@ def run(backbone, images, chosen=None):
     return [tensor.data.copy() for tensor in request.output_tensors]
 
 
-def trained(network, images):
-    """Maps in the order of LAYERS, as torch computes them."""
-    import torch
-
-    with torch.no_grad():
-        fine, middle = network(torch.from_numpy(images))
-        halved = torch.nn.functional.avg_pool2d(fine, 2)
-    together = torch.cat([halved, middle], 1) / torch.from_numpy(SPREAD)[:, None, None]
-    return [fine.numpy(), together.numpy(), middle.numpy()]
-
-
-def close(found, expected):
-    assert found.shape == expected.shape
-    return np.abs(found - expected).max() <= 1e-4 * np.abs(expected).max()
-
-
 @pytest.mark.parametrize("size", [(32, 48), (40, 72)])
 def test_the_graph_computes_what_was_trained_at_any_multiple_of_eight(network, state, size):
     images = noise(3, *size)
     for found, expected in zip(
-        run(Standard(state, "", LAYERS), images), trained(network, images), strict=True
+        run(Standard(state, "", LAYERS), images), trained(network, images, SPREAD), strict=True
     ):
         assert close(found, expected)
 

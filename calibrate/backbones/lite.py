@@ -18,15 +18,7 @@ from openvino import opset15 as op
 
 from calibrate.backbones import Chosen, layers_of
 from calibrate.backbones.joined import Map, joined
-from calibrate.backbones.weights import (
-    State,
-    convolve,
-    folded,
-    kept,
-    read_bundled,
-    read_state,
-    require,
-)
+from calibrate.backbones.weights import State, convolve, folded, kept, own_or_bundled
 from inspectord.inspect import Floats
 
 WEIGHTS = files("calibrate.backbones") / "lite_v1.safetensors"
@@ -124,11 +116,7 @@ def open_lite(layers: tuple[str, ...] | None, weights: Path | None = None) -> Li
 
     Raises FitError where they are missing or damaged.
     """
-    if weights is not None:
-        own, digest = read_state(weights)
-        require(own, state_shapes(), "lite")
-        return Lite(own, digest, layers)
-    return Lite(*read_bundled(WEIGHTS, state_shapes()), layers)
+    return Lite(*own_or_bundled("lite", weights, WEIGHTS, state_shapes()), layers)
 
 
 def state_shapes() -> dict[str, tuple[int, ...]]:

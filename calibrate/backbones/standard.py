@@ -15,7 +15,7 @@ from calibrate.backbones import Chosen, layers_of
 from calibrate.backbones.joined import Map, joined
 from calibrate.backbones.resnet import ResNet
 from calibrate.backbones.resnet import state_shapes as resnet_shapes
-from calibrate.backbones.weights import State, kept, read_bundled, read_state, require
+from calibrate.backbones.weights import State, kept, own_or_bundled
 
 WEIGHTS = files("calibrate.backbones") / "standard_v1.safetensors"
 JOINED = (32, 64)  # channels of layer1 and layer2
@@ -52,11 +52,7 @@ def open_standard(layers: tuple[str, ...] | None, weights: Path | None = None) -
 
     Raises FitError where they are missing or damaged.
     """
-    if weights is None:
-        return Standard(*read_bundled(WEIGHTS, state_shapes()), layers)
-    own, digest = read_state(weights)
-    require(own, state_shapes(), "standard")
-    return Standard(own, digest, layers)
+    return Standard(*own_or_bundled("standard", weights, WEIGHTS, state_shapes()), layers)
 
 
 def state_shapes() -> dict[str, tuple[int, ...]]:

@@ -37,6 +37,20 @@ def read_state(path: Path) -> tuple[State, str]:
     raise FitError(f"{path}: weights must be a .pth or .safetensors file")
 
 
+def own_or_bundled(
+    name: str, own: Path | None, bundled: Traversable, shapes: Mapping[str, tuple[int, ...]]
+) -> tuple[State, str]:
+    """Tensors and SHA-256 of the user's file, or where there is none of the package's.
+
+    Raises FitError where it is missing, damaged or without the tensors that shapes names.
+    """
+    if own is None:
+        return read_bundled(bundled, shapes)
+    state, digest = read_state(own)
+    require(state, shapes, name)
+    return state, digest
+
+
 def read_bundled(file: Traversable, shapes: Mapping[str, tuple[int, ...]]) -> tuple[State, str]:
     """Tensors of one of the package's own files and its SHA-256.
 

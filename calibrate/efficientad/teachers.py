@@ -13,7 +13,7 @@ from openvino import opset15 as op
 from torch import Tensor, nn
 
 from calibrate.backbones.lite import Lite, open_lite
-from calibrate.backbones.weights import State, read_bundled, read_state
+from calibrate.backbones.weights import State, own_or_bundled
 from calibrate.efficientad import lite, networks
 from calibrate.efficientad.translate import translated
 from inspectord.errors import FitError
@@ -110,7 +110,7 @@ def open_teacher(kind: str, weights: Path | None, threads: int) -> Teacher:
             "--model efficientad-m needs --weights FILE with its teacher, as in teacher_medium.pth of the "
             "common implementations; efficientad-s and efficientad-lite need none"
         )
-    state, digest = read_bundled(BUNDLED, {}) if weights is None else read_state(weights)
+    state, digest = own_or_bundled(kind, weights, BUNDLED, {})
     return PdnTeacher(kind, state, digest)
 
 
