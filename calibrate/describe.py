@@ -58,6 +58,7 @@ def recipe_table(
                 "seed": options.seed,
                 "augment": options.augment,
                 **parameters,
+                **({"surroundings": True} if plan.around else {}),
                 "absolute": options.absolute,
                 "smoothing_px": options.smoothing_px,
                 **ensemble.parameters(options),

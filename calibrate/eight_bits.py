@@ -18,7 +18,7 @@ import openvino as ov
 from scipy import stats
 
 from calibrate.fit import modelled
-from calibrate.folds import Folds, Indices
+from calibrate.folds import Folds, Indices, evenly
 from calibrate.golden import score_in_fresh_process, write_frame
 from calibrate.metrics import auroc
 from calibrate.progress import Progress, Silent
@@ -123,11 +123,6 @@ def _graph(plan: Plan, progress: Progress) -> ov.Model:
         found = quantised(plan.graph, [plan.good.read(int(index)) for index in ranged])
     assert found is not None
     return found
-
-
-def evenly(indices: Indices, most: int) -> Indices:
-    """At most so many of them, in order, spread over all."""
-    return indices[np.unique(np.linspace(0, len(indices) - 1, most).astype(np.int64))]
 
 
 def agreement(scores: npt.NDArray[np.float64], others: npt.NDArray[np.float64]) -> float:

@@ -89,6 +89,7 @@ def prepare_extension(wanted: Wanted, progress: Progress) -> Plan:
         reduction=Reduction((np.arange(dimensions),)),
         graph=_feature_graph(recipe),
         folds=_folds(good, kind, options),
+        around=bool(spec.model.parameters.get("surroundings")),
         earlier=earlier,
         rest=spec.runtime.rest,
         loss=Loss.of(spec.model.parameters),

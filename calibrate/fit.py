@@ -12,6 +12,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from calibrate.ensemble import level_tiles
+from calibrate.folds import Indices
 from calibrate.graph import Head, recipe_model, valid_cells
 from calibrate.kinds import Fitted, Learned
 from calibrate.learned import LEARNED, keep
@@ -21,6 +22,7 @@ from calibrate.plan import Plan
 from calibrate.progress import Progress
 from calibrate.publish import publish
 from calibrate.spool import Scratch
+from calibrate.surroundings import Surroundings
 from calibrate.tiles import Joiner
 from inspectord.errors import FitError
 from inspectord.inspect import compile_model
@@ -41,6 +43,7 @@ def estimate(plan: Plan) -> Estimate:
     Raises FitError where the model kind foresees that it can't be done.
     """
     frame_s = _frame_seconds(plan)
+    read = plan.samples + len(plan.learns_around)
     cost = plan.kind.cost(plan, peak_mb=peak_mb())
     return Estimate(
         frames=len(plan.good),
@@ -51,7 +54,7 @@ def estimate(plan: Plan) -> Estimate:
         kept_mb=plan.kept_mb if plan.keeps else 0.0,
         disk_mb=cost.disk_mb + (plan.kept_mb if plan.keeps else 0.0),
         memory_mb=cost.memory_mb,
-        seconds=plan.samples * frame_s * 1.3 + cost.seconds + _int8_seconds(plan, frame_s, cost.seconds),
+        seconds=read * frame_s * 1.3 + cost.seconds + _int8_seconds(plan, frame_s, cost.seconds),
         cell_px=plan.geometry.cell / plan.geometry.scale,
         about=cost.about,
     )
@@ -87,6 +90,8 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
 def modelled(plan: Plan, folder: Path, progress: Progress) -> tuple[ov.Model, Fitted]:
     """The recipe's graph, which reads files in folder until it is saved, and what its statistics say."""
     joiner = _joiner(plan)
+    if len(plan.learns_around):
+        plan = replace(plan, graph=_less_surroundings(plan, progress))
     learned = plan.kind.learn(plan, _embeddings(plan, progress), folder, progress)
     head, levels, fitted = _scores(plan, learned, joiner, progress)
     if plan.keeps:
@@ -109,13 +114,25 @@ def _scores(
     return learned.head, levels, fitted
 
 
+def _less_surroundings(plan: Plan, progress: Progress) -> ov.Model:
+    taught = _embedded(plan, plan.learns_around, progress, "learning what surroundings foretell")
+    return Surroundings.learn(taught, plan.geometry).less(plan.graph, plan.geometry)
+
+
 def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float32]]:
-    """Embeddings (positions, d) of the samples that the kind needs.
+    """Of the samples that the kind needs."""
+    return _embedded(plan, plan.kind.needs(plan), progress, "extracting features")
+
+
+def _embedded(
+    plan: Plan, samples: Indices, progress: Progress, what: str
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Embeddings (positions, d) of these samples.
 
     One frame a call: the batch never changes what is computed.
     """
     request = _request(plan)
-    for number in progress.track(plan.kind.needs(plan).tolist(), "extracting features"):
+    for number in progress.track(samples.tolist(), what):
         request.infer([plan.sample(number)[None]])
         embeddings = request.get_output_tensor(0).data
         if not np.isfinite(embeddings).all():

@@ -191,6 +191,13 @@ def add_of_model(add: Callable[..., object]) -> None:
         "patch is among its N neighbours (anomalib: 9); default: off",
     )
     add(
+        "--surroundings",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="padim, patchcore: features less what the patches around foretell; default: with patchcore on "
+        "the bundled networks, unless --absolute",
+    )
+    add(
         "--absolute",
         action="store_true",
         help="score distances as they are, not in multiples of what is usual there and in the frame",

@@ -92,3 +92,8 @@ def _enough_left(fold: Indices, how: str) -> None:
             f"--folds {how} holds out {len(fold) - left} of {len(fold)} frames at once and leaves {left}, "
             f"at least {needed} are needed; use --folds loo, or give runs of more equal size"
         )
+
+
+def evenly(indices: Indices, most: int) -> Indices:
+    """At most so many of them, in order, spread over all."""
+    return indices[np.unique(np.linspace(0, len(indices) - 1, most).astype(np.int64))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -71,6 +71,8 @@ class Kind(Protocol):
     locally_aware: bool  # which of graph.feature_model's two ways brings the layers together
     precisions: tuple[str, ...]  # in which its head still tells good from bad
     by_position: bool = False  # what it knows of a position is of that position alone, in any case
+    # Whether its features are taken less what the patches around foretell, see calibrate.surroundings.
+    surroundings: Literal["never", "where asked", "with ours"] = "never"
     fewest: int = MINIMUM_GOOD_FRAMES  # good frames, before folds are asked how many there must be
 
     def layers(self, backbone: str) -> tuple[str, ...] | None:

@@ -43,6 +43,7 @@ class FitOptions:
     steps: int | None = None  # efficientad: of training; None: the paper's 70,000, lite as minutes allow
     minutes: float | None = None  # efficientad: of training, instead of steps; lite: 4
     train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
+    surroundings: bool | None = None  # features less what is foretold; None: see plan
     absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels
     smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
     max_false_reject_rate: float = 0.001

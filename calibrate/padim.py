@@ -44,6 +44,7 @@ class Padim(Kind):
     """The kind `padim`. Every position of every tile has a Gaussian of its own: tiles are an ensemble."""
 
     name, locally_aware, by_position = "padim", False, True
+    surroundings = "where asked"
     precisions: tuple[str, ...] = ("f32", "bf16", "f16")
 
     def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:

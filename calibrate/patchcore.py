@@ -55,6 +55,7 @@ class PatchCore(Kind):
     """
 
     name, locally_aware = "patchcore", True
+    surroundings = "with ours"
     precisions: tuple[str, ...] = ("f32",)
 
     def layers(self, backbone: str) -> tuple[str, ...] | None:

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from calibrate import tiles
+from calibrate import surroundings, tiles
 from calibrate.augment import augmented, marked
-from calibrate.backbones import Backbone
+from calibrate.backbones import BUNDLED, Backbone
 from calibrate.ensemble import check, check_workers
-from calibrate.folds import Folds, Indices, choose_folds
+from calibrate.folds import Folds, Indices, choose_folds, evenly
 from calibrate.graph import Reduction, feature_model, strides
 from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
@@ -49,6 +49,7 @@ class Plan:
     reduction: Reduction
     graph: ov.Model  # frame to embeddings
     folds: Folds
+    around: bool = False  # features are taken less what their surroundings foretell
     earlier: Earlier | None = None  # what `calibrate extend` adds the frames to
     rest: Literal["f32", "bf16", "f16"] | None = None  # int8: what stays in floating point computes in this
     loss: Loss | None = None  # int8: what it costs
@@ -64,8 +65,14 @@ class Plan:
 
     @property
     def positions(self) -> int:
-        rows, columns = self.geometry.tile_grid
-        return self.geometry.tiles * rows * columns
+        return self.geometry.positions
+
+    @property
+    def learns_around(self) -> Indices:
+        """Samples that teach what surroundings foretell; none where the graph knows, or is not to."""
+        if not self.around or self.earlier is not None:
+            return np.arange(0)
+        return evenly(np.arange(len(self.good)), surroundings.FRAMES) * (1 + self.options.augment)
 
     @property
     def samples(self) -> int:
@@ -121,7 +128,7 @@ class Plan:
     @property
     def golden(self) -> Indices:
         """Good frames, spread evenly, whose scores every start of the daemon repeats."""
-        return np.unique(np.linspace(0, len(self.good) - 1, GOLDEN_FRAMES).astype(np.int64))
+        return evenly(np.arange(len(self.good)), GOLDEN_FRAMES)
 
     @property
     def carried(self) -> list[Path]:
@@ -129,7 +136,7 @@ class Plan:
         if self.earlier is None or not self.earlier.absent:
             return []
         golden = self.earlier.golden
-        return [golden[i] for i in np.unique(np.linspace(0, len(golden) - 1, GOLDEN_FRAMES).astype(np.int64))]
+        return [golden[i] for i in evenly(np.arange(len(golden)), GOLDEN_FRAMES)]
 
     @property
     def embedded(self) -> int:
@@ -182,7 +189,9 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     graph = feature_model(
         _frame_spec(good), geometry, backbone, reduction, region.ignored, kind.locally_aware
     )
-    fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds)
+    patches = len(good) * geometry.positions
+    around = _around(options, kind, backbone, patches, geometry, reduction.dimensions)
+    fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds, around)
     if options.precision != "int8":
         return fixed
     if share_in_8_bits(graph) < ALREADY:
@@ -198,6 +207,26 @@ def _kind(options: FitOptions) -> Kind:
             "the distances of its patches would be lost in rounding"
         )
     return kind
+
+
+def _around(
+    options: FitOptions, kind: Kind, backbone: Backbone, patches: int, geometry: tiles.Geometry, d: int
+) -> bool:
+    """Whether features are taken less what their surroundings foretell.
+
+    By itself with the bundled networks alone: others are used as their methods' papers say. Raises FitError
+    where it is asked for and can't be.
+    """
+    can = kind.surroundings != "never" and surroundings.enough(patches, d, geometry)
+    if options.surroundings and not can:
+        raise FitError(
+            f"--surroundings needs --model padim or patchcore, tiles at least {2 * surroundings.REACH} cells "
+            f"wide, and {surroundings.fewest(d)} patches of good frames, got {kind.name}, "
+            f"{min(geometry.tile_grid)} and {patches}; leave it out"
+        )
+    if options.surroundings is not None:
+        return options.surroundings
+    return can and kind.surroundings == "with ours" and backbone.name in BUNDLED and not options.absolute
 
 
 def _frame_spec(good: GoodFrames) -> FrameSpec:

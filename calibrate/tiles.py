@@ -45,6 +45,11 @@ class Geometry:
         return len(self.rows.offsets) * len(self.columns.offsets)
 
     @property
+    def positions(self) -> int:
+        """Cells of all tiles."""
+        return self.tiles * math.prod(self.tile_grid)
+
+    @property
     def map_shape(self) -> tuple[int, int]:
         return self.rows.canvas // self.cell, self.columns.canvas // self.cell
 

@@ -1,0 +1,114 @@
+"""Each patch's features less what its surroundings lead to expect: what a place has of its own.
+
+Neighbouring patches share light, grain and pattern, and good parts vary in these. What four places above,
+below, left and right of a patch foretell of its features, by a linear regression that the part's good frames
+teach and that is the same everywhere, is taken away before any statistic sees them. The patch itself and
+those next to it don't take part, so that a small defect can't foretell itself; of one that covers a whole
+neighbourhood the rim remains. This is the conditional mean of a Gaussian Markov random field (Besag 1974,
+"Spatial Interaction and the Statistical Analysis of Lattice Systems"), with its block means as neighbours.
+Measured on good frames with synthetic defects: docs/research-log.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import openvino as ov
+from openvino import opset15 as op
+
+from calibrate.tiles import Doubles, Geometry
+from inspectord.inspect import Floats
+
+BLOCK, AWAY = 3, 3  # cells: the side of a neighbouring block, and how far its centre lies
+REACH = AWAY + BLOCK // 2  # cells that a patch looks to each side
+NEIGHBOURS = 4
+RIDGE = 0.01  # of the mean variance of what foretells
+PATCHES = 100  # for each feature that foretells; of fewer, good frames would be foretold better than others
+FRAMES = 64  # that teach, at most
+
+
+def fewest(dimensions: int) -> int:
+    """Patches of good frames that are needed."""
+    return PATCHES * NEIGHBOURS * dimensions
+
+
+def enough(patches: int, dimensions: int, geometry: Geometry) -> bool:
+    """Whether so many patches of good frames can teach it, and a tile is wide enough to have surroundings."""
+    return patches >= fewest(dimensions) and min(geometry.tile_grid) >= 2 * REACH
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What is foretold of d features by those of the neighbours, weights (NEIGHBOURS * d, d)."""
+
+    weights: Floats
+
+    @classmethod
+    def learn(cls, frames: Iterable[Floats], geometry: Geometry) -> Surroundings:
+        """By ridge regression, from embeddings (positions, d) of good frames, less the mean at each place."""
+        count, total, both = 0, np.zeros((1, 1)), np.zeros((1, 1))
+        for frame in frames:
+            count, total, both = count + 1, total + frame, both + _products(frame, geometry)
+        mean = (total / count).astype(np.float32)
+        both -= count * _products(mean, geometry)
+        known = NEIGHBOURS * mean.shape[1]
+        inner, outer = both[:known, :known], both[:known, known:]
+        ridge = RIDGE * np.trace(inner) / known
+        weights = np.linalg.solve(inner + ridge * np.eye(known), outer)
+        return cls(weights.astype(np.float32))
+
+    def less(self, features: ov.Model, geometry: Geometry) -> ov.Model:
+        """The feature graph continued: embeddings (positions, d) less what is foretold."""
+        features, (rows, columns) = features.clone(), geometry.tile_grid
+        flat = features.outputs[0].get_node().input_value(0)
+        d = flat.get_shape()[1]
+        cells = op.reshape(flat, op.constant([-1, rows, columns, d]), False)
+        maps = op.transpose(cells, op.constant([0, 3, 1, 2])).output(0)
+        foretold = _convolved(_around(maps, rows, columns), self.weights)
+        last = op.transpose(op.subtract(maps, foretold), op.constant([0, 2, 3, 1]))
+        embeddings = op.reshape(last, op.constant([-1, d]), False).output(0)
+        flat.get_tensor().set_names(set())
+        embeddings.get_tensor().set_names({"embeddings"})
+        return ov.Model([op.result(embeddings)], features.get_parameters(), "features")
+
+
+def blocks(tile: Floats) -> Floats:
+    """Means of the four neighbouring blocks of every cell of (rows, columns, d), beyond the edge as at the
+    edge: (rows, columns, NEIGHBOURS * d), in the order above, below, left, right.
+    """
+    rows, columns, _ = tile.shape
+    padded = np.pad(tile, ((REACH, REACH), (REACH, REACH), (0, 0)), "edge")
+    sums = np.lib.stride_tricks.sliding_window_view(padded, (BLOCK, BLOCK), (0, 1)).mean((-2, -1))
+    return np.concatenate([sums[y : y + rows, x : x + columns] for y, x in _OFFSETS], -1)
+
+
+_OFFSETS = ((0, AWAY), (2 * AWAY, AWAY), (AWAY, 0), (AWAY, 2 * AWAY))
+
+
+def _products(embeddings: Floats, geometry: Geometry) -> Doubles:
+    """Sums over the positions of all products of neighbours and own features, (5 d, 5 d)."""
+    total = np.zeros((1, 1))
+    for tile in embeddings.reshape(geometry.tiles, *geometry.tile_grid, -1):
+        side_by_side = np.concatenate([blocks(tile), tile], -1).reshape(-1, (NEIGHBOURS + 1) * tile.shape[-1])
+        total = total + (side_by_side.T @ side_by_side).astype(np.float64)
+    return total
+
+
+def _around(maps: ov.Output, rows: int, columns: int) -> ov.Output:
+    """blocks() of (n, d, rows, columns) in the graph."""
+    ends = op.constant([0, 0, REACH, REACH])
+    padded = op.pad(maps, ends, ends, "edge")
+    means = op.avg_pool(padded, [1, 1], [0, 0], [0, 0], [BLOCK, BLOCK], False).output(0)
+    ones, axes = op.constant([1, 1]), op.constant([2, 3])
+    parts = [
+        op.slice(means, op.constant([y, x]), op.constant([y + rows, x + columns]), ones, axes).output(0)
+        for y, x in _OFFSETS
+    ]
+    return op.concat(parts, 1).output(0)
+
+
+def _convolved(maps: ov.Output, matrix: Floats) -> ov.Output:
+    kernel = np.ascontiguousarray(matrix.T)[:, :, None, None]
+    return op.convolution(maps, op.constant(kernel), [1, 1], [0, 0], [0, 0], [1, 1]).output(0)

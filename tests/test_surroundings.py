@@ -1,0 +1,159 @@
+"""What surroundings foretell is taken away, the same in the graph as in plain numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as op
+
+from calibrate.backbones import BUNDLED
+from calibrate.cli import main
+from calibrate.fit import fit
+from calibrate.options import FitOptions
+from calibrate.plan import prepare
+from calibrate.progress import Silent
+from calibrate.surroundings import NEIGHBOURS, REACH, Surroundings, blocks, enough
+from calibrate.tiles import plan
+from inspectord.errors import FitError
+from tests.helpers_recipe import good_frame
+
+WISHES = [{}, {"tile": 96, "overlap": 32}]
+FEATURES = 3
+
+
+def smooth_frames(geometry, count=40):
+    """Embeddings that vary slowly from place to place, with a little noise of their own."""
+    rng = np.random.default_rng(0)
+    rows, columns = geometry.tile_grid
+    walks = rng.standard_normal((count, geometry.tiles, rows, columns, FEATURES)).cumsum(2).cumsum(3)
+    return list(walks.reshape(count, geometry.positions, FEATURES).astype(np.float32))
+
+
+def features_graph(geometry):
+    entry = op.parameter([geometry.positions, FEATURES], ov.Type.f32)
+    out = op.multiply(entry, op.constant(np.float32(1))).output(0)
+    out.get_tensor().set_names({"embeddings"})
+    return ov.Model([op.result(out)], [entry], "features")
+
+
+@pytest.mark.parametrize("wish", WISHES)
+def test_the_graph_takes_away_what_the_blocks_around_foretell(wish):
+    geometry = plan((0, 0, 160, 128), 8, 8, **wish)
+    frames = smooth_frames(geometry)
+    known = Surroundings.learn(frames, geometry)
+    graph = known.less(features_graph(geometry), geometry)
+    found = ov.Core().compile_model(graph, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([frames[0]])[
+        "embeddings"
+    ]
+    tiles = frames[0].reshape(geometry.tiles, *geometry.tile_grid, FEATURES)
+    wanted = np.concatenate([(tile - blocks(tile) @ known.weights).reshape(-1, FEATURES) for tile in tiles])
+    assert found == pytest.approx(wanted, abs=1e-4)
+
+
+def test_the_blocks_lie_above_below_left_and_right_and_leave_the_patch_out():
+    tile = np.zeros((13, 13, 1), np.float32)
+    tile[6, 6] = 9  # alone, so a block that holds it has the mean 1
+    for number, (y, x) in enumerate([(6 + 3, 6), (6 - 3, 6), (6, 6 + 3), (6, 6 - 3)]):
+        seen = blocks(tile)[..., number]
+        assert seen[y, x] == 1  # it lies above the cell below it, and so on
+        assert np.count_nonzero(seen) == 9
+        assert seen[6, 6] == 0  # the patch never foretells itself
+
+
+def test_what_varies_together_is_mostly_foretold_and_what_stands_alone_is_kept():
+    geometry = plan((0, 0, 256, 256), 8, 8)
+    frames = smooth_frames(geometry)
+    known = Surroundings.learn(frames[:30], geometry)
+
+    def left(frame):
+        tile = frame.reshape(*geometry.tile_grid, FEATURES)
+        return tile - blocks(tile) @ known.weights
+
+    mean = np.mean(frames[:30], axis=0)
+    unseen = frames[35] - mean
+    assert np.var(left(unseen)) < 0.2 * np.var(unseen)
+    struck = unseen.copy().reshape(*geometry.tile_grid, FEATURES)
+    struck[16, 16] += 7
+    assert (left(struck) - left(unseen))[16, 16] == pytest.approx(7, abs=1e-3)
+
+
+def test_few_patches_or_narrow_tiles_teach_no_surroundings():
+    wide, narrow = plan((0, 0, 256, 256), 8, 8), plan((0, 0, 256, 56), 8, 8)
+    needed = 100 * NEIGHBOURS * FEATURES
+    assert enough(needed, FEATURES, wide)
+    assert not enough(needed - 1, FEATURES, wide)
+    assert min(narrow.tile_grid) < 2 * REACH
+    assert not enough(needed, FEATURES, narrow)
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    import cv2
+
+    folder = tmp_path_factory.mktemp("good")
+    for seed in range(40):
+        cv2.imwrite(str(folder / f"{seed}.png"), good_frame(256, 256, seed=seed)[..., 0])
+    return folder
+
+
+def options(good, recipes, **changes):
+    return FitOptions(product="part", recipes_dir=recipes, folders=(good,), **changes)
+
+
+@pytest.mark.parametrize("backbone", BUNDLED)
+def test_patchcore_on_the_bundled_networks_takes_them_away_by_itself(good, tmp_path, backbone):
+    recipe = fit(
+        prepare(
+            options(good, tmp_path, model="patchcore", backbone=backbone, coreset="200", dimensions=64),
+            Silent(),
+        ),
+        Silent(),
+    )
+    assert recipe.spec.model.parameters["surroundings"] is True
+
+
+@pytest.mark.parametrize(
+    ("changes", "around"),
+    [
+        ({"model": "patchcore"}, True),
+        ({"model": "patchcore", "absolute": True}, False),
+        ({"model": "patchcore", "absolute": True, "surroundings": True}, True),
+        ({"model": "patchcore", "surroundings": False}, False),
+        ({"model": "patchcore", "tile": 48}, False),
+        ({}, False),
+        ({"surroundings": True}, True),
+    ],
+)
+def test_who_takes_surroundings_away(good, tmp_path, changes, around):
+    assert prepare(options(good, tmp_path, **changes), Silent()).around is around
+
+
+@pytest.mark.parametrize("changes", [{"tile": 48}, {"layers": ("layer1",), "tile": 28}])
+def test_what_cannot_be_is_refused_with_what_it_needs(good, tmp_path, changes):
+    with pytest.raises(
+        FitError, match=r"--surroundings needs .* cells wide, and \d+ patches .*; leave it out"
+    ):
+        prepare(options(good, tmp_path, surroundings=True, **changes), Silent())
+
+
+def test_frames_are_added_to_a_recipe_that_knows_surroundings_and_teach_it_none(good, tmp_path):
+    import cv2
+
+    more = tmp_path / "more"
+    more.mkdir()
+    for seed in range(40, 44):
+        cv2.imwrite(str(more / f"{seed}.png"), good_frame(256, 256, seed=seed)[..., 0])
+    recipes = tmp_path / "recipes"
+    assert main(["fit", str(good), "--product", "part", "--recipes", str(recipes), "--surroundings"]) == 0
+    assert main(["extend", "part", str(more), "--recipes", str(recipes)]) == 0
+    first, second = ((recipes / "part" / version / "recipe.toml").read_text() for version in ("0001", "0002"))
+    assert "surroundings = true" in first
+    assert "surroundings = true" in second
+
+
+def test_in_eight_bits_the_loss_is_that_of_what_runs(good, tmp_path):
+    changes = {"model": "padim", "surroundings": True, "precision": "int8", "max_int8_loss": 0.5}
+    recipe = fit(prepare(options(good, tmp_path, **changes), Silent()), Silent())
+    assert recipe.spec.model.parameters["surroundings"] is True
+    assert "int8_auroc" in recipe.spec.model.parameters
