@@ -151,10 +151,10 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         f"fit a b --product p --recipes {tmp_path} --model patchcore --coreset 5% --position-weight 0.5 "
         "--reweight 9 --no-extendable --backbone resnet18 --weights w.pth --layers x,y "
         "--dimensions 7 --reduction semi-orthogonal --seed 3 --augment 2 --letterbox 64x48 --resize 40 "
-        "--surroundings --tile 32 --overlap 8 --grid 2x3 --roi 1,2,3,4 --ignore m.png --ignore-polygon '0,0 1,0 1,1' "
+        "--tile 32 --overlap 8 --grid 2x3 --roi 1,2,3,4 --ignore m.png --ignore-polygon '0,0 1,0 1,1' "
         "--ignore-polygon '5,5 6,5 6,6' --absolute --smoothing 0 --max-false-rejects 1/50 --folds 5 "
         "--device GPU --precision bf16 --threads 3 --skip-bad --no-activate --memory-mb 900 "
-        "--per-tile --score top-3 --normalise tile --jobs 4 --on dask://here:8786"
+        "--surroundings --per-tile --score top-3 --normalise tile --jobs 4 --on dask://here:8786"
     )
     options = fit_options(cli._parser().parse_args(shlex.split(line)))
     assert options == FitOptions(
