@@ -41,7 +41,7 @@ OF_MODEL = {
     "minutes": "efficientad",
     "train_device": "efficientad",
 }
-NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction")
+NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction", "surroundings")
 
 
 def fit_options(options: argparse.Namespace) -> FitOptions:

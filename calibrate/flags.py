@@ -195,7 +195,7 @@ def add_of_model(add: Callable[..., object]) -> None:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="padim, patchcore: features less what the patches around foretell; default: with patchcore on "
-        "the bundled networks, unless --absolute",
+        "the bundled networks, unless --absolute, where there are enough good frames to learn it",
     )
     add(
         "--absolute",

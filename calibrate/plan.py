@@ -72,7 +72,8 @@ class Plan:
         """Samples that teach what surroundings foretell; none where the graph knows, or is not to."""
         if not self.around or self.earlier is not None:
             return np.arange(0)
-        return evenly(np.arange(len(self.good)), surroundings.FRAMES) * (1 + self.options.augment)
+        most = surroundings.teaching(self.reduction.dimensions, self.geometry)
+        return evenly(np.arange(len(self.good)), most) * (1 + self.options.augment)
 
     @property
     def samples(self) -> int:
@@ -189,8 +190,8 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     graph = feature_model(
         _frame_spec(good), geometry, backbone, reduction, region.ignored, kind.locally_aware
     )
-    patches = len(good) * geometry.positions
-    around = _around(options, kind, backbone, patches, geometry, reduction.dimensions)
+    lacking = surroundings.lacking(len(good), reduction.dimensions, geometry)
+    around = _around(options, kind, backbone, lacking, progress)
     fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds, around)
     if options.precision != "int8":
         return fixed
@@ -209,24 +210,22 @@ def _kind(options: FitOptions) -> Kind:
     return kind
 
 
-def _around(
-    options: FitOptions, kind: Kind, backbone: Backbone, patches: int, geometry: tiles.Geometry, d: int
-) -> bool:
+def _around(options: FitOptions, kind: Kind, backbone: Backbone, lacking: str, progress: Progress) -> bool:
     """Whether features are taken less what their surroundings foretell.
 
     By itself with the bundled networks alone: others are used as their methods' papers say. Raises FitError
     where it is asked for and can't be.
     """
-    can = kind.surroundings != "never" and surroundings.enough(patches, d, geometry)
-    if options.surroundings and not can:
-        raise FitError(
-            f"--surroundings needs --model padim or patchcore, tiles at least {2 * surroundings.REACH} cells "
-            f"wide, and {surroundings.fewest(d)} patches of good frames, got {kind.name}, "
-            f"{min(geometry.tile_grid)} and {patches}; leave it out"
-        )
+    if kind.surroundings == "never":
+        lacking = f"{kind.name} has a network that sees them; leave --surroundings out"
+    if options.surroundings and lacking:
+        raise FitError(f"what surroundings foretell can't be learned: {lacking}")
     if options.surroundings is not None:
         return options.surroundings
-    return can and kind.surroundings == "with ours" and backbone.name in BUNDLED and not options.absolute
+    wanted = kind.surroundings == "with ours" and backbone.name in BUNDLED and not options.absolute
+    if wanted and lacking:
+        progress.note(f"patches are judged without what their surroundings foretell: {lacking}")
+    return wanted and not lacking
 
 
 def _frame_spec(good: GoodFrames) -> FrameSpec:

@@ -13,7 +13,7 @@ from calibrate.fit import fit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
-from calibrate.surroundings import NEIGHBOURS, REACH, Surroundings, blocks, enough
+from calibrate.surroundings import NEIGHBOURS, REACH, Surroundings, blocks, lacking, teaching
 from calibrate.tiles import plan
 from inspectord.errors import FitError
 from tests.helpers_recipe import good_frame
@@ -78,13 +78,31 @@ def test_what_varies_together_is_mostly_foretold_and_what_stands_alone_is_kept()
     assert (left(struck) - left(unseen))[16, 16] == pytest.approx(7, abs=1e-3)
 
 
-def test_few_patches_or_narrow_tiles_teach_no_surroundings():
+def test_frames_that_hardly_differ_teach_the_same_and_those_that_are_all_the_same_teach_nothing():
+    geometry = plan((0, 0, 256, 256), 8, 8)
+    frames = smooth_frames(geometry)
+    far = [frame * np.float32(0.01) + np.float32(50) for frame in frames]  # sums of squares would drown it
+    expected = Surroundings.learn(frames, geometry).weights
+    assert Surroundings.learn(far, geometry).weights == pytest.approx(expected, abs=0.02)
+    assert not Surroundings.learn([frames[0]] * 10, geometry).weights.any()
+
+
+def test_what_is_lacking_is_told_with_the_next_step():
     wide, narrow = plan((0, 0, 256, 256), 8, 8), plan((0, 0, 256, 56), 8, 8)
-    needed = 100 * NEIGHBOURS * FEATURES
-    assert enough(needed, FEATURES, wide)
-    assert not enough(needed - 1, FEATURES, wide)
+    assert wide.positions == 1024
     assert min(narrow.tile_grid) < 2 * REACH
-    assert not enough(needed, FEATURES, narrow)
+    needed = -(-100 * NEIGHBOURS * 96 // 1024)
+    assert lacking(needed, 96, wide) == ""
+    assert "give more good frames" in lacking(needed - 1, 96, wide)
+    assert "a larger --tile" in lacking(10**6, 96, narrow)
+    assert "give --dimensions" in lacking(10**6, 257, wide)
+
+
+def test_so_many_frames_teach_that_their_patches_suffice():
+    wide, small = plan((0, 0, 256, 256), 8, 8), plan((0, 0, 128, 128), 8, 8)
+    assert teaching(96, wide) == 64
+    assert teaching(96, small) == 150
+    assert lacking(150, 96, small) == ""
 
 
 @pytest.fixture(scope="module")
@@ -131,9 +149,7 @@ def test_who_takes_surroundings_away(good, tmp_path, changes, around):
 
 @pytest.mark.parametrize("changes", [{"tile": 48}, {"layers": ("layer1",), "tile": 28}])
 def test_what_cannot_be_is_refused_with_what_it_needs(good, tmp_path, changes):
-    with pytest.raises(
-        FitError, match=r"--surroundings needs .* cells wide, and \d+ patches .*; leave it out"
-    ):
+    with pytest.raises(FitError, match=r"surroundings foretell can't be learned: tiles are \d cells wide"):
         prepare(options(good, tmp_path, surroundings=True, **changes), Silent())
 
 
