@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +12,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
-from calibrate.pieces import bilinear, nearest
+from calibrate.pieces import bilinear, nearest, projected, sliced
 from calibrate.region import FILL
 from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
@@ -128,7 +127,7 @@ def _embeddings(
     maps = backbone.features(_tiles(pixels, geometry, ignored), reduction.chosen)
     rows, columns = geometry.tile_grid
     if reduction.matrices:
-        maps = [_projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
+        maps = [projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
     # Nearest neighbour is how the PaDiM paper aligns its layers.
     maps = [_aware(m, rows, columns) if locally_aware else nearest(m, rows, columns) for m in maps]
     if reduction.matrices:
@@ -153,7 +152,7 @@ def _region(pixels: ov.Output, geometry: Geometry) -> ov.Output:
     x, y, width, height = geometry.roi
     frame = pixels.get_shape()
     if (height, width) != (frame[1], frame[2]):
-        pixels = _slice(pixels, [y, x], [y + height, x + width], [1, 2])
+        pixels = sliced(pixels, [y, x], [y + height, x + width], [1, 2])
     planes = op.transpose(op.convert(pixels, ov.Type.f32), op.constant([0, 3, 1, 2])).output(0)
     if frame[3] == 3:
         planes = op.gather(planes, op.constant([2, 1, 0]), op.constant(np.int64(1))).output(0)
@@ -180,7 +179,7 @@ def _cut(planes: ov.Output, geometry: Geometry) -> ov.Output:
     if geometry.tiles == 1:
         return planes
     cuts = [
-        _slice(planes, [top, left], [top + rows.tile, left + columns.tile], [2, 3])
+        sliced(planes, [top, left], [top + rows.tile, left + columns.tile], [2, 3])
         for top in rows.offsets
         for left in columns.offsets
     ]
@@ -193,11 +192,6 @@ def _aware(maps: ov.Output, rows: int, columns: int) -> ov.Output:
     """
     means = op.avg_pool(maps, [1, 1], [1, 1], [1, 1], [3, 3], False).output(0)
     return bilinear(means, rows, columns)
-
-
-def _projected(maps: ov.Output, matrix: npt.NDArray[np.float32]) -> ov.Output:
-    kernel = np.ascontiguousarray(matrix.T)[:, :, None, None]
-    return op.convolution(maps, op.constant(kernel), [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
 
 
 def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
@@ -242,17 +236,10 @@ def _tile_scores(joined: ov.Output, geometry: Geometry) -> ov.Output:
     for top in geometry.rows.offsets:
         for left in geometry.columns.offsets:
             start = [top // geometry.cell, left // geometry.cell]
-            tile = _slice(joined, start, [start[0] + rows, start[1] + columns], [0, 1])
+            tile = sliced(joined, start, [start[0] + rows, start[1] + columns], [0, 1])
             peak = op.reduce_max(tile, op.constant([0, 1]), False)
             peaks.append(op.reshape(peak, op.constant([1]), False).output(0))
     return op.concat(peaks, 0).output(0)
-
-
-def _slice(x: ov.Output, start: Sequence[int], stop: Sequence[int], axes: Sequence[int]) -> ov.Output:
-    ones = op.constant([1] * len(axes))
-    return op.slice(
-        x, op.constant(list(start)), op.constant(list(stop)), ones, op.constant(list(axes))
-    ).output(0)
 
 
 def _named(model: ov.Model) -> ov.Model:

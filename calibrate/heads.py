@@ -16,7 +16,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.pieces import in_blocks, largest_divisor
+from calibrate.pieces import in_blocks, largest_divisor, sliced
 from calibrate.tiles import Doubles
 from inspectord.inspect import Floats
 
@@ -179,8 +179,7 @@ def _columns(rows: ov.Output, start: int, stop: int) -> ov.Output:
     """Columns start to stop of rows (positions, 1, columns)."""
     if (start, stop) == (0, rows.get_shape()[2]):
         return rows
-    one, last = op.constant([1]), op.constant([2])
-    return op.slice(rows, op.constant([start]), op.constant([stop]), one, last).output(0)
+    return sliced(rows, [start], [stop], [2])
 
 
 def _sum_of_squares(y: ov.Output) -> ov.Output:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 from openvino.op import tensor_iterator
+
+from inspectord.inspect import Floats
 
 
 def nearest(maps: ov.Output, rows: int, columns: int) -> ov.Output:
@@ -26,6 +29,20 @@ def _resized(maps: ov.Output, rows: int, columns: int, **how: str) -> ov.Output:
         return maps
     size, axes = op.constant([rows, columns]), op.constant([2, 3])
     return op.interpolate(maps, size, shape_calculation_mode="sizes", axes=axes, **how).output(0)
+
+
+def projected(maps: ov.Output, matrix: Floats) -> ov.Output:
+    """maps (n, D, rows, columns) times matrix (D, d) at every place, (n, d, rows, columns)."""
+    kernel = np.ascontiguousarray(matrix.T)[:, :, None, None]
+    return op.convolution(maps, op.constant(kernel), [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
+
+
+def sliced(x: ov.Output, start: Sequence[int], stop: Sequence[int], axes: Sequence[int]) -> ov.Output:
+    """x from start to stop along these axes."""
+    ones = op.constant([1] * len(axes))
+    return op.slice(
+        x, op.constant(list(start)), op.constant(list(stop)), ones, op.constant(list(axes))
+    ).output(0)
 
 
 def largest_divisor(number: int, most: int) -> int:

@@ -20,6 +20,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
+from calibrate.pieces import projected, sliced
 from calibrate.tiles import Doubles, Geometry
 from inspectord.inspect import Floats
 
@@ -71,9 +72,7 @@ class Surroundings:
 
         Frames that are later held out take part: see PATCHES for how little that tells of them.
         """
-        origin: Floats | None = (
-            None  # the first frame: else of frames that hardly differ only rounding is left
-        )
+        origin: Floats | None = None  # the first frame: of frames that hardly differ rounding would be left
         count, total, both = 0, np.zeros((1, 1)), np.zeros((1, 1))
         for frame in frames:
             origin = frame.copy() if origin is None else origin
@@ -83,9 +82,8 @@ class Surroundings:
         both -= count * _products(mean, geometry)
         known = NEIGHBOURS * mean.shape[1]
         inner, outer = both[:known, :known], both[:known, known:]
-        ridge = max(
-            RIDGE * float(np.trace(inner)) / known, 1e-12
-        )  # where nothing varies, nothing is foretold
+        # Above 0, for where nothing varies nothing is foretold.
+        ridge = max(RIDGE * float(np.trace(inner)) / known, 1e-12)
         weights = np.linalg.solve(inner + ridge * np.eye(known), outer)
         return cls(weights.astype(np.float32))
 
@@ -96,7 +94,7 @@ class Surroundings:
         d = flat.get_shape()[1]
         cells = op.reshape(flat, op.constant([-1, rows, columns, d]), False)
         maps = op.transpose(cells, op.constant([0, 3, 1, 2])).output(0)
-        foretold = _convolved(_around(maps, rows, columns), self.weights)
+        foretold = projected(_around(maps, rows, columns), self.weights)
         last = op.transpose(op.subtract(maps, foretold), op.constant([0, 2, 3, 1]))
         embeddings = op.reshape(last, op.constant([-1, d]), False).output(0)
         flat.get_tensor().set_names(set())
@@ -131,14 +129,5 @@ def _around(maps: ov.Output, rows: int, columns: int) -> ov.Output:
     ends = op.constant([0, 0, REACH, REACH])
     padded = op.pad(maps, ends, ends, "edge")
     means = op.avg_pool(padded, [1, 1], [0, 0], [0, 0], [BLOCK, BLOCK], False).output(0)
-    ones, axes = op.constant([1, 1]), op.constant([2, 3])
-    parts = [
-        op.slice(means, op.constant([y, x]), op.constant([y + rows, x + columns]), ones, axes).output(0)
-        for y, x in _OFFSETS
-    ]
+    parts = [sliced(means, (y, x), (y + rows, x + columns), (2, 3)) for y, x in _OFFSETS]
     return op.concat(parts, 1).output(0)
-
-
-def _convolved(maps: ov.Output, matrix: Floats) -> ov.Output:
-    kernel = np.ascontiguousarray(matrix.T)[:, :, None, None]
-    return op.convolution(maps, op.constant(kernel), [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
