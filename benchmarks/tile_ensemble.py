@@ -57,7 +57,7 @@ def ensemble(
     steps, channels = strides(backbone, 1)
     geometry = plan((0, 0, side_px, side_px), min(steps), max(steps), tile=TILE)
     reduction = reduce_dimensions(channels, dimensions, "random", SEED)
-    features = feature_model(frame, geometry, backbone, reduction, None)
+    features = feature_model(frame, geometry, backbone, reduction, None, one_by_one=True)
     valid = valid_cells(geometry, None)
     joiner = Joiner(geometry, valid, SMOOTHING_PX / geometry.cell)
     levels = Levels(np.ones(geometry.map_shape), sample(valid), 0.8, 1.2)

@@ -165,7 +165,8 @@ def add_of_model(add: Callable[..., object]) -> None:
         "--dimensions",
         type=texts.number(1),
         metavar="N",
-        help="features kept; default: padim 100 or all where there are fewer, patchcore all",
+        help="features kept; default: padim 100 or all where there are fewer, of many tiles less (of 64 of "
+        "256 pixels 48); patchcore all",
     )
     add("--reduction", choices=("random", "semi-orthogonal"), help="how they are chosen; default: random")
     add("--seed", type=texts.count, metavar="N", help="of every random choice; default: 0")

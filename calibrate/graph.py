@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
-from calibrate.pieces import bilinear, nearest, projected, sliced
+from calibrate.pieces import bilinear, in_blocks, nearest, projected, sliced
 from calibrate.region import FILL
 from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
@@ -52,14 +52,26 @@ def feature_model(
     reduction: Reduction,
     ignored: npt.NDArray[np.bool_] | None,
     locally_aware: bool = False,
+    one_by_one: bool = False,
 ) -> ov.Model:
     """Graph from a frame, uint8 (1, height, width, channels), to embeddings (positions, d).
 
     Positions run over tiles, then rows, then columns. ignored, bool (height, width), hides pixels.
     locally_aware brings the layers together as PatchCore does, instead of PaDiM's nearest neighbour.
+    one_by_one takes several tiles in a loop: what the network makes of one then stays in a CPU's cache.
     """
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
-    embeddings = _embeddings(pixels.output(0), geometry, backbone, reduction, ignored, locally_aware)
+    tiles = _tiles(pixels.output(0), geometry, ignored)
+
+    def embedded(images: ov.Output) -> ov.Output:
+        return _embedded(images, geometry, backbone, reduction, locally_aware)
+
+    if one_by_one and geometry.tiles > 1:
+        tile = op.parameter([1, *tiles.get_shape()[1:]], ov.Type.f32)
+        cells = in_blocks([(tile, tiles)], embedded(tile.output(0)), 1)
+    else:
+        cells = embedded(tiles)
+    embeddings = op.reshape(cells, op.constant([-1, reduction.dimensions]), False).output(0)
     embeddings.get_tensor().set_names({"embeddings"})
     return _named(ov.Model([op.result(embeddings)], [pixels], "features"))
 
@@ -116,15 +128,11 @@ def strides(backbone: Backbone, channels: int) -> tuple[tuple[int, ...], tuple[i
     return tuple(256 // s[2] for s in shapes), tuple(s[1] for s in shapes)
 
 
-def _embeddings(
-    pixels: ov.Output,
-    geometry: Geometry,
-    backbone: Backbone,
-    reduction: Reduction,
-    ignored: npt.NDArray[np.bool_] | None,
-    locally_aware: bool,
+def _embedded(
+    tiles: ov.Output, geometry: Geometry, backbone: Backbone, reduction: Reduction, locally_aware: bool
 ) -> ov.Output:
-    maps = backbone.features(_tiles(pixels, geometry, ignored), reduction.chosen)
+    """(n, rows, columns, d) of tiles (n, channels, height, width)."""
+    maps = backbone.features(tiles, reduction.chosen)
     rows, columns = geometry.tile_grid
     if reduction.matrices:
         maps = [projected(m, matrix) for m, matrix in zip(maps, reduction.matrices, strict=True)]
@@ -134,8 +142,7 @@ def _embeddings(
         whole = functools.reduce(lambda a, b: op.add(a, b).output(0), maps)
     else:
         whole = op.concat(maps, 1).output(0)
-    last = op.transpose(whole, op.constant([0, 2, 3, 1]))
-    return op.reshape(last, op.constant([-1, reduction.dimensions]), False).output(0)
+    return op.transpose(whole, op.constant([0, 2, 3, 1])).output(0)
 
 
 def _tiles(pixels: ov.Output, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Output:

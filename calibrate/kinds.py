@@ -71,6 +71,7 @@ class Kind(Protocol):
     locally_aware: bool  # which of graph.feature_model's two ways brings the layers together
     precisions: tuple[str, ...]  # in which its head still tells good from bad
     by_position: bool = False  # what it knows of a position is of that position alone, in any case
+    one_by_one: bool = True  # graph.feature_model is to take the tiles so, where that is of use
     # Whether its features are taken less what the patches around foretell, see calibrate.surroundings.
     surroundings: Literal["never", "where asked", "with ours"] = "never"
     fewest: int = MINIMUM_GOOD_FRAMES  # good frames, before folds are asked how many there must be
@@ -88,8 +89,8 @@ class Kind(Protocol):
         """How to hold out, given what was asked for: see folds.choose_folds."""
         return how
 
-    def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
-        """Which features are kept."""
+    def reduction(self, channels: tuple[int, ...], positions: int, options: FitOptions) -> Reduction:
+        """Which features are kept of so many positions."""
         ...
 
     def cost(self, plan: Plan, peak_mb: float) -> Cost:

@@ -37,6 +37,9 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 DIMENSIONS = 100  # section IV: ResNet-18
+# Of the matrices, which every frame reads whole: of 64 tiles of 256 pixels those of 48 features. What fewer lose
+# is in docs/research-log.md.
+READ_MB, FEWEST = 405, 32
 ITSELF_MB, BLOCK_MB = 600, 50  # of a fit without its blocks, and the least that a block is given
 
 
@@ -47,8 +50,9 @@ class Padim(Kind):
     surroundings = "where asked"
     precisions: tuple[str, ...] = ("f32", "bf16", "f16")
 
-    def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
-        return reduce_dimensions(channels, options.dimensions or DIMENSIONS, options.reduction, options.seed)
+    def reduction(self, channels: tuple[int, ...], positions: int, options: FitOptions) -> Reduction:
+        dimensions = options.dimensions or usual_dimensions(positions)
+        return reduce_dimensions(channels, dimensions, options.reduction, options.seed)
 
     def kept_mb(self, plan: Plan) -> float:
         return kept_bytes(plan.positions, plan.reduction.dimensions) / 1e6
@@ -133,6 +137,12 @@ def _known_sums(plan: Plan, folder: Path) -> Iterator[Known]:
     finally:
         if writer is not None:
             writer.close()
+
+
+def usual_dimensions(positions: int) -> int:
+    """Features kept where none are asked for: as many as keep every frame's reading of matrices short."""
+    most = READ_MB * 1e6 / (4 * positions)
+    return next((d for d in range(DIMENSIONS, FEWEST, -1) if stored_values(d, packed=False) <= most), FEWEST)
 
 
 def reduce_dimensions(channels: tuple[int, ...], dimensions: int, how: str, seed: int) -> Reduction:

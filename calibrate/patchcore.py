@@ -66,7 +66,7 @@ class PatchCore(Kind):
         """Each frame alone where that is no more work than FOLDS groups."""
         return str(FOLDS) if how == "loo" and frames > FOLDS else how
 
-    def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
+    def reduction(self, channels: tuple[int, ...], positions: int, options: FitOptions) -> Reduction:
         return reduce_dimensions(
             channels, options.dimensions or sum(channels), options.reduction, options.seed
         )

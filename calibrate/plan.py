@@ -186,9 +186,16 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
         grid=options.grid,
     )
     check(options, kind, geometry)
-    reduction = kind.reduction(channels, options)
+    reduction = kind.reduction(channels, geometry.positions, options)
     graph = feature_model(
-        _frame_spec(good), geometry, backbone, reduction, region.ignored, kind.locally_aware
+        _frame_spec(good),
+        geometry,
+        backbone,
+        reduction,
+        region.ignored,
+        kind.locally_aware,
+        # An accelerator would rather have them together, and what is in a loop can't be quantised.
+        one_by_one=kind.one_by_one and options.device == "CPU" and options.precision != "int8",
     )
     lacking = surroundings.lacking(len(good), reduction.dimensions, geometry)
     around = _around(options, kind, backbone, lacking, progress)

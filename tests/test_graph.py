@@ -120,6 +120,26 @@ def test_red_green_and_blue_reach_the_backbone_in_its_order(tmp_path):
     assert np.array_equal(model([frame])[0][0], [200, 0, 0])
 
 
+@pytest.mark.parametrize("locally_aware", [False, True])
+def test_tiles_one_by_one_are_the_same_tiles(locally_aware):
+    """In a loop and all together: the positions' order, and every number but for rounding."""
+    backbone = open_backbone("bundled", None, None)
+    steps, counts = strides(backbone, 1)
+    geometry = plan((0, 0, 200, 136), min(steps), max(steps), tile=64, overlap=8)
+    assert geometry.tiles > 4
+    reduction = padim.reduce_dimensions(counts, 20, "semi-orthogonal", 0)
+    spec = FrameSpec(width=200, height=136, pixel_format="Mono8")
+    graphs = [
+        feature_model(spec, geometry, backbone, reduction, None, locally_aware, one_by_one)
+        for one_by_one in (False, True)
+    ]
+    assert [any(node.get_type_name() == "TensorIterator" for node in g.get_ops()) for g in graphs] == [False, True]
+    frame = np.random.default_rng(0).integers(0, 256, (1, 136, 200, 1)).astype(np.uint8)
+    together, looped = (compiled(graph)([frame])[0] for graph in graphs)
+    assert together.shape == (geometry.positions, 20)
+    assert np.allclose(looped, together, rtol=1e-4, atol=1e-4)
+
+
 def test_shrinking_averages_so_that_fine_stripes_do_not_alias(tmp_path):
     class Pixels:
         name, digest, layers = "pixels", "", ("pixels",)

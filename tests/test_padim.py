@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import openvino as ov
 import pytest
@@ -9,6 +12,7 @@ from openvino import opset15 as op
 
 from calibrate import heads, padim
 from calibrate.folds import Folds
+from calibrate.options import FitOptions
 from calibrate.spool import Spool
 from inspectord.errors import FitError
 
@@ -125,10 +129,20 @@ def test_the_graph_gives_the_float64_distances(samples, tmp_path, packed, monkey
 
 def test_a_loop_takes_any_number_of_positions(tmp_path, monkeypatch):
     monkeypatch.setattr(heads, "PACK_ABOVE_BYTES", 0)
+    monkeypatch.setattr(heads, "LOOP_BYTES", 0)  # then 26 positions at once
     samples = np.random.default_rng(0).standard_normal((130, 15, 5))
     writer, _, inside = fit_in_blocks(samples, tmp_path / "fit", 7)
     found = head_distances(writer, samples[:, 7].astype(np.float32))
     assert np.allclose(found, inside.read_frame(1)[:, 0], rtol=1e-4)
+
+
+def test_many_tiles_keep_fewer_features_unless_asked():
+    cells = 32 * 32  # of a tile of 256 pixels
+    kept = [padim.usual_dimensions(tiles * cells) for tiles in (1, 4, 16, 64, 1000)]
+    assert kept == [100, 100, 96, 48, padim.FEWEST]
+    asked = FitOptions("x", Path(), (), dimensions=70)
+    assert padim.Padim().reduction((100,), 64 * cells, asked).dimensions == 70
+    assert padim.Padim().reduction((100,), 64 * cells, replace(asked, dimensions=None)).dimensions == 48
 
 
 def test_packing_halves_what_is_stored():

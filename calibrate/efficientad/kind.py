@@ -47,6 +47,7 @@ class EfficientAD(Kind):
     """One of the three."""
 
     locally_aware = False
+    one_by_one = False  # see Network.features
     precisions: tuple[str, ...] = ("f32", "bf16", "f16")
     fewest = 1  # folds ask for more, and say why
 
@@ -70,7 +71,7 @@ class EfficientAD(Kind):
             )
         return HELD_OUT if how == "loo" else f"1/{how}"
 
-    def reduction(self, channels: tuple[int, ...], options: FitOptions) -> Reduction:
+    def reduction(self, channels: tuple[int, ...], positions: int, options: FitOptions) -> Reduction:
         return Reduction((np.arange(1),))
 
     def needs(self, plan: Plan) -> Indices:
