@@ -24,6 +24,7 @@ from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
 from calibrate.region import Region, make_region
+from calibrate.winograd import for_this_box
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
 from inspectord.recipe import FrameSpec
@@ -187,7 +188,7 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     )
     check(options, kind, geometry)
     reduction = kind.reduction(channels, geometry.positions, options)
-    graph = feature_model(
+    model = feature_model(
         _frame_spec(good),
         geometry,
         backbone,
@@ -197,6 +198,7 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
         # An accelerator would rather have them together, and what is in a loop can't be quantised.
         one_by_one=kind.one_by_one and options.device == "CPU" and options.precision != "int8",
     )
+    graph = for_this_box(model, options)
     lacking = surroundings.lacking(len(good), reduction.dimensions, geometry)
     around = _around(options, kind, backbone, lacking, progress)
     fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds, around)

@@ -21,8 +21,6 @@ from inspectord.errors import FitError
 if TYPE_CHECKING:
     from calibrate.plan import Plan
 
-LOOPED = 4  # tiles from which on a patch description network takes one at a time, for its memory's sake
-
 
 class Network:
     """A teacher, and what was trained with it."""
@@ -47,8 +45,9 @@ class Network:
             return [built_apart(self.detectors, images)]
         count, *shape = images.get_shape()
         detector = self.detectors[0] if self.detectors else self.untrained(*shape[1:])
-        if count < LOOPED or detector.border == 0:
+        if count == 1 or detector.border == 0:
             return [detector.build(images)]
+        # A patch description network: all tiles at once would take too much memory.
         tile = op.parameter([1, *shape], ov.Type.f32)
         return [in_blocks([(tile, images)], detector.build(tile.output(0)), 1)]
 
@@ -78,7 +77,7 @@ def built_apart(detectors: Sequence[Detector], images: ov.Output) -> ov.Output:
     """The combined maps of images (tiles, channels, height, width), each by its own detector."""
     count, *shape = images.get_shape()
     teacher = detectors[0].teacher
-    if detectors[0].border:  # a patch description network; all tiles at once would take too much memory
+    if detectors[0].border:  # as above
         tile = op.parameter([1, *shape], ov.Type.f32)
         taught = in_blocks([(tile, images)], teacher.build(tile.output(0)), 1)
     else:

@@ -32,6 +32,7 @@ from calibrate.kinds import Cost, Kind, Learned
 from calibrate.options import FitOptions, duration
 from calibrate.progress import Progress
 from calibrate.spool import Scratch, Spool
+from calibrate.winograd import for_this_box
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
@@ -130,7 +131,7 @@ class EfficientAD(Kind):
                 whole = (train_apart if plan.options.per_tile else _train)(plan, tiles, place, progress)
                 tiles.close()
             graph = feature_model(plan.frame, plan.geometry, whole, plan.reduction, plan.region.ignored)
-            plan = dataclasses.replace(plan, backbone=whole, graph=graph)
+            plan = dataclasses.replace(plan, backbone=whole, graph=for_this_box(graph, plan.options))
             check_agreement(plan)
             yield plan
 

@@ -1,0 +1,96 @@
+"""Winograd's convolutions: the same numbers as OpenVINO's own, where they are faster and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as op
+
+from calibrate.options import FitOptions
+from calibrate.pieces import in_blocks
+from calibrate.winograd import OUTPUTS, Transforms, for_this_box, quickened
+from inspectord.inspect import compile_model
+
+OPTIONS = FitOptions("flange", Path("recipes"), (Path("good"),))
+
+
+def kernels(after, before, side):
+    values = np.random.default_rng(side).standard_normal((after, before, side, side))
+    return (values / np.sqrt(before * side * side)).astype(np.float32)
+
+
+def model(side, pads=(0, 0), shape=(1, 128, 37, 45), after=128, stride=1, weights=None):
+    x = op.parameter(list(shape), ov.Type.f32)
+    weights = op.constant(kernels(after, shape[1], side)) if weights is None else weights
+    y = op.convolution(x, weights, [stride] * 2, list(pads), list(pads[::-1]), [1, 1])
+    return ov.Model([op.result(op.relu(y))], [x], "convolution")
+
+
+def kinds(graph):
+    return [node.get_type_name() for node in graph.get_ops()]
+
+
+def unchanged(graph):
+    return "DepthToSpace" not in kinds(quickened(graph))
+
+
+@pytest.mark.parametrize("side", [3, 4])
+def test_the_transforms_are_a_correlation(side):
+    """Equation 5 of the paper in one dimension, in float64."""
+    rng, by = np.random.default_rng(0), Transforms.of(side)
+    kernel, patch = rng.standard_normal(side), rng.standard_normal(side + OUTPUTS - 1)
+    found = by.outputs.T @ ((by.kernel @ kernel) * (by.patch @ patch))
+    assert np.allclose(found, np.correlate(patch, kernel, "valid"), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(("side", "pads"), [(3, (0, 0)), (3, (1, 1)), (4, (0, 0)), (4, (2, 2)), (4, (1, 2))])
+def test_the_result_is_that_of_the_plain_convolution(side, pads):
+    """Of sizes that patches don't divide, too; padding may differ between the ends."""
+    direct = model(side, pads)
+    quick = quickened(direct)
+    assert "DepthToSpace" in kinds(quick)
+    assert "DepthToSpace" not in kinds(direct)  # the caller's graph stays
+    x = np.random.default_rng(1).standard_normal(tuple(direct.inputs[0].shape)).astype(np.float32)
+    expected, found = (compile_model(graph, "CPU", "f32", 2)([x])[0] for graph in (direct, quick))
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() < 5e-5 * expected.max()
+
+
+def test_loops_are_quickened_too():
+    tiles = op.parameter([3, 128, 36, 36], ov.Type.f32)
+    tile = op.parameter([1, 128, 36, 36], ov.Type.f32)
+    each = op.convolution(tile, op.constant(kernels(128, 128, 4)), [1, 1], [0, 0], [0, 0], [1, 1]).output(0)
+    looped = ov.Model([op.result(in_blocks([(tile, tiles.output(0))], each, 1))], [tiles], "tiles")
+    quick = quickened(looped)
+    before, body = (
+        next(node for node in graph.get_ops() if node.get_type_name() == "TensorIterator").get_function()
+        for graph in (looped, quick)
+    )
+    assert "DepthToSpace" in kinds(body)
+    assert "DepthToSpace" not in kinds(before)
+    x = np.random.default_rng(1).standard_normal((3, 128, 36, 36)).astype(np.float32)
+    expected, found = (compile_model(graph, "CPU", "f32", 2)([x])[0] for graph in (looped, quick))
+    assert np.abs(found - expected).max() < 5e-5 * expected.max()
+
+
+def test_what_gains_nothing_stays():
+    eight_bits = op.convert(op.constant(np.ones((128, 128, 3, 3), np.int8)), ov.Type.f32)
+    assert unchanged(model(3, after=64))
+    assert unchanged(model(3, shape=(1, 64, 37, 45)))
+    assert unchanged(model(3, shape=(1, 128, 18, 18)))
+    assert unchanged(model(3, shape=(2, 128, 37, 45)))
+    assert unchanged(model(4, stride=2, shape=(1, 128, 90, 90)))
+    assert unchanged(model(5))
+    assert unchanged(model(3, weights=eight_bits))
+
+
+def test_only_a_cpu_in_float32_takes_it():
+    """Of fewer digits rounding would leave little: see winograd.py."""
+    graph = model(3)
+    assert "DepthToSpace" in kinds(for_this_box(graph, OPTIONS))
+    for changes in ({"precision": "bf16"}, {"precision": "int8"}, {"device": "GPU"}):
+        assert for_this_box(graph, replace(OPTIONS, **changes)) is graph
