@@ -52,12 +52,14 @@ def quickened(model: ov.Model) -> ov.Model:
 
 def gains(node: Any) -> bool:
     """Whether a node is a convolution that takes less time so."""
-    if node.get_type_name() != "Convolution" or node.input_value(1).get_node().get_type_name() != "Constant":
+    if node.get_type_name() != "Convolution" or node.get_element_type() != ov.Type.f32:
         return False
-    how, (after, before, *kernel) = node.get_attributes(), node.input_value(1).get_shape()
+    weights = node.input_value(1)
+    how, (after, before, *kernel) = node.get_attributes(), weights.get_shape()
     cells = math.prod(node.output(0).get_shape()[2:])
     return (
-        node.output(0).get_shape()[0] == 1
+        weights.get_node().get_type_name() == "Constant"
+        and node.output(0).get_shape()[0] == 1
         and kernel in ([3, 3], [4, 4])
         and list(how["strides"]) == list(how["dilations"]) == [1, 1]
         and min(before, after) >= CHANNELS

@@ -23,10 +23,19 @@ def kernels(after, before, side):
     return (values / np.sqrt(before * side * side)).astype(np.float32)
 
 
-def model(side, pads=(0, 0), shape=(1, 128, 37, 45), after=128, stride=1, weights=None):
-    x = op.parameter(list(shape), ov.Type.f32)
-    weights = op.constant(kernels(after, shape[1], side)) if weights is None else weights
-    y = op.convolution(x, weights, [stride] * 2, list(pads), list(pads[::-1]), [1, 1])
+def model(
+    side,
+    pads=(0, 0),
+    shape=(1, 128, 37, 45),
+    after=128,
+    stride=1,
+    weights=None,
+    how="explicit",
+    type_=ov.Type.f32,
+):
+    x = op.parameter(list(shape), type_)
+    weights = op.constant(kernels(after, shape[1], side), dtype=type_) if weights is None else weights
+    y = op.convolution(x, weights, [stride] * 2, list(pads), list(pads[::-1]), [1, 1], how)
     return ov.Model([op.result(op.relu(y))], [x], "convolution")
 
 
@@ -47,10 +56,16 @@ def test_the_transforms_are_a_correlation(side):
     assert np.allclose(found, np.correlate(patch, kernel, "valid"), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize(("side", "pads"), [(3, (0, 0)), (3, (1, 1)), (4, (0, 0)), (4, (2, 2)), (4, (1, 2))])
-def test_the_result_is_that_of_the_plain_convolution(side, pads):
-    """Of sizes that patches don't divide, too; padding may differ between the ends."""
-    direct = model(side, pads)
+PADDED = [(3, (0, 0)), (3, (1, 1)), (4, (0, 0)), (4, (2, 2)), (4, (1, 2))]
+
+
+@pytest.mark.parametrize(
+    ("side", "pads", "how"),
+    [*((*each, "explicit") for each in PADDED), (4, (0, 0), "same_upper"), (4, (0, 0), "same_lower")],
+)
+def test_the_result_is_that_of_the_plain_convolution(side, pads, how):
+    """Of sizes that patches don't divide, too; padding may differ between the ends or be OpenVINO's."""
+    direct = model(side, pads, how=how)
     quick = quickened(direct)
     assert "DepthToSpace" in kinds(quick)
     assert "DepthToSpace" not in kinds(direct)  # the caller's graph stays
@@ -86,6 +101,7 @@ def test_what_gains_nothing_stays():
     assert unchanged(model(4, stride=2, shape=(1, 128, 90, 90)))
     assert unchanged(model(5))
     assert unchanged(model(3, weights=eight_bits))
+    assert unchanged(model(3, type_=ov.Type.f16))
 
 
 def test_only_a_cpu_in_float32_takes_it():
