@@ -33,7 +33,7 @@ from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.quantise import quantised, rest_precision
 from calibrate.tiles import Joiner
-from calibrate.winograd import for_this_box
+from calibrate.winograd import quickened
 from inspectord.inspect import compile_model
 
 FRAMES, SIDE_PX = 40, 256
@@ -77,7 +77,7 @@ def our_graphs(model: str, frames: Path, export_dir: Path, folder: Path) -> dict
         wanted = dataclasses.replace(wanted, model="efficientad-s", extendable=None, weights=weights)
     plan = prepare(dataclasses.replace(wanted, precision="bf16"), Silent())
     rest = rest_precision(plan.kind.precisions, "CPU")
-    graphs = {"f32": for_this_box(plan.graph, wanted), "bf16": plan.graph}
+    graphs = {"f32": quickened(plan.graph), "bf16": plan.graph}
     graphs["int8"] = quantised(plan.graph, [plan.good.read(number) for number in range(len(plan.good))])
     found = {}
     for name, hint in (("f32", "f32"), ("bf16", "bf16"), ("int8", rest)):

@@ -32,6 +32,7 @@ from calibrate.heads import WhiteningWriter
 from calibrate.levels import Levels, sample
 from calibrate.padim import DIMENSIONS, reduce_dimensions
 from calibrate.tiles import Geometry, Joiner, plan
+from calibrate.winograd import quickened
 from inspectord.recipe import FrameSpec
 
 TILE = 256
@@ -57,7 +58,7 @@ def ensemble(
     steps, channels = strides(backbone, 1)
     geometry = plan((0, 0, side_px, side_px), min(steps), max(steps), tile=TILE)
     reduction = reduce_dimensions(channels, dimensions, "random", SEED)
-    features = feature_model(frame, geometry, backbone, reduction, None, one_by_one=True)
+    features = quickened(feature_model(frame, geometry, backbone, reduction, None, one_by_one=True))
     valid = valid_cells(geometry, None)
     joiner = Joiner(geometry, valid, SMOOTHING_PX / geometry.cell)
     levels = Levels(np.ones(geometry.map_shape), sample(valid), 0.8, 1.2)
@@ -82,7 +83,7 @@ def alone(backbone: Backbone, reduction: Reduction) -> ov.Model:
     """The backbone for one tile: the features that PaDiM takes, and nothing else."""
     image = op.parameter([1, 1, TILE, TILE], ov.Type.f32)
     maps = backbone.features(image.output(0), reduction.chosen)
-    return ov.Model([op.result(each) for each in maps], [image], "backbone")
+    return quickened(ov.Model([op.result(each) for each in maps], [image], "backbone"))
 
 
 def case(
@@ -145,7 +146,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("--backbones", nargs="+", default=["lite", "resnet18"])
     parser.add_argument("--sides", nargs="+", type=int, default=[256, 512, 1024, 2048], metavar="PIXELS")
-    parser.add_argument("--dimensions", nargs="+", type=int, default=[DIMENSIONS, 32], help="features kept")
+    parser.add_argument("--dimensions", nargs="+", type=int, default=[DIMENSIONS, 48], help="features kept")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--profile", action="store_true", help="also show where the last frame's time goes")

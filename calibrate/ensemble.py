@@ -1,6 +1,6 @@
 """Tile ensembles: a model for each tile's place, joined into one map.
 
-As in anomalib's tiled ensemble, but in the recipe's one graph: the backbone sees all tiles in one batch,
+As in anomalib's tiled ensemble, but in the recipe's one graph: the backbone sees all tiles in one pass,
 tiles fade into each other where they overlap, the joined map is blurred across seams as it is everywhere,
 and what lies over the limit gives boxes of the whole frame, so that a defect across a seam has one.
 """

@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
-from calibrate.pieces import bilinear, in_blocks, nearest, projected, sliced
+from calibrate.pieces import LOOP, bilinear, in_blocks, nearest, projected, sliced
 from calibrate.region import FILL
 from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
@@ -73,7 +73,7 @@ def feature_model(
         cells = embedded(tiles)
     embeddings = op.reshape(cells, op.constant([-1, reduction.dimensions]), False).output(0)
     embeddings.get_tensor().set_names({"embeddings"})
-    return _named(ov.Model([op.result(embeddings)], [pixels], "features"))
+    return named(ov.Model([op.result(embeddings)], [pixels], "features"))
 
 
 def tile_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Model:
@@ -104,7 +104,7 @@ def recipe_model(
     for name, output in (("anomaly_map", joined), ("tile_scores", tile_scores), ("score", score)):
         output.get_tensor().set_names({name})
         results.append(op.result(output))
-    return _named(ov.Model(results, features.get_parameters(), "inspect"))
+    return named(ov.Model(results, features.get_parameters(), "inspect"))
 
 
 def _frame_score(tile_scores: ov.Output, top: int) -> ov.Output:
@@ -249,10 +249,14 @@ def _tile_scores(joined: ov.Output, geometry: Geometry) -> ov.Output:
     return op.concat(peaks, 0).output(0)
 
 
-def _named(model: ov.Model) -> ov.Model:
-    """Names by position, so that the same recipe always has the same bytes."""
+def named(model: ov.Model) -> ov.Model:
+    """Names by position, in loops too, so that the same recipe always has the same bytes."""
     for number, node in enumerate(model.get_ordered_ops()):
         node.set_friendly_name(f"{node.get_type_name()}_{number}")
+        if node.get_type_name() == LOOP:
+            for inner in named(node.get_function()).get_ordered_ops():
+                for output in inner.outputs():
+                    output.get_tensor().set_names(set())  # OpenVINO's own count what a process has built
     return model
 
 

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import openvino as ov
 
 from calibrate.backbones import Backbone, open_backbone
 from calibrate.folds import Indices
-from calibrate.graph import Head, Reduction, Scorer
+from calibrate.graph import Head, Reduction, Scorer, feature_model
 from calibrate.images import MINIMUM_GOOD_FRAMES
 from calibrate.options import EFFICIENTAD, MODELS, FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
+from calibrate.tiles import Geometry
+from calibrate.winograd import quickened
 from inspectord.errors import FitError
+from inspectord.recipe import FrameSpec
 
 if TYPE_CHECKING:
     from calibrate.plan import Plan
@@ -71,7 +75,6 @@ class Kind(Protocol):
     locally_aware: bool  # which of graph.feature_model's two ways brings the layers together
     precisions: tuple[str, ...]  # in which its head still tells good from bad
     by_position: bool = False  # what it knows of a position is of that position alone, in any case
-    one_by_one: bool = True  # graph.feature_model is to take the tiles so, where that is of use
     # Whether its features are taken less what the patches around foretell, see calibrate.surroundings.
     surroundings: Literal["never", "where asked", "with ours"] = "never"
     fewest: int = MINIMUM_GOOD_FRAMES  # good frames, before folds are asked how many there must be
@@ -92,6 +95,27 @@ class Kind(Protocol):
     def reduction(self, channels: tuple[int, ...], positions: int, options: FitOptions) -> Reduction:
         """Which features are kept of so many positions."""
         ...
+
+    def apart(self, options: FitOptions) -> bool:
+        """Whether the backbone holds networks for each tile's place, and has to see all tiles together."""
+        return False
+
+    def graph(
+        self,
+        frame: FrameSpec,
+        geometry: Geometry,
+        backbone: Backbone,
+        reduction: Reduction,
+        ignored: npt.NDArray[np.bool_] | None,
+        options: FitOptions,
+    ) -> ov.Model:
+        """The feature graph in the form that runs soonest where, and as precisely as, the options say."""
+        own = options.device == "CPU" and not self.apart(options)
+        # An accelerator would rather have tiles together, and what is in a loop can't be quantised.
+        one_by_one = own and options.precision != "int8"
+        model = feature_model(frame, geometry, backbone, reduction, ignored, self.locally_aware, one_by_one)
+        # Of networks for each tile the transformed kernels would take too much memory.
+        return quickened(model) if own and options.precision == "f32" else model
 
     def cost(self, plan: Plan, peak_mb: float) -> Cost:
         """Foresee the fit; peak_mb was taken so far. Raises FitError where it can't be done."""

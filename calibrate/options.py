@@ -21,7 +21,7 @@ class FitOptions:
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None
-    dimensions: int | None = None  # None: for padim 100, the paper's choice for ResNet-18; else all
+    dimensions: int | None = None  # None: for padim see usual_dimensions; else all
     reduction: Literal["random", "semi-orthogonal"] = "random"
     seed: int = 0
     augment: int = 0  # rotated and shifted copies of every frame (the paper's modified PaDiM)

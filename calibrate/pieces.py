@@ -11,6 +11,8 @@ from openvino.op import tensor_iterator
 
 from inspectord.inspect import Floats
 
+LOOP = "TensorIterator"  # OpenVINO's name of what in_blocks makes
+
 
 def nearest(maps: ov.Output, rows: int, columns: int) -> ov.Output:
     """maps (n, channels, *, *) at rows x columns, each place as its nearest neighbour."""
@@ -57,8 +59,6 @@ def in_blocks(inputs: Sequence[tuple[op.Parameter, ov.Output]], result: ov.Outpu
     """
     end = op.result(result)
     body = ov.Model([end], [parameter for parameter, _ in inputs], "positions")
-    for number, node in enumerate(body.get_ordered_ops()):
-        node.set_friendly_name(f"body_{number}")
     loop = tensor_iterator()
     loop.set_body(body)
     for parameter, whole in inputs:

@@ -16,7 +16,7 @@ from calibrate.augment import augmented, marked
 from calibrate.backbones import BUNDLED, Backbone
 from calibrate.ensemble import check, check_workers
 from calibrate.folds import Folds, Indices, choose_folds, evenly
-from calibrate.graph import Reduction, feature_model, strides
+from calibrate.graph import Reduction, strides
 from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier
@@ -24,7 +24,6 @@ from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
 from calibrate.region import Region, make_region
-from calibrate.winograd import for_this_box
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
 from inspectord.recipe import FrameSpec
@@ -188,17 +187,13 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     )
     check(options, kind, geometry)
     reduction = kind.reduction(channels, geometry.positions, options)
-    model = feature_model(
-        _frame_spec(good),
-        geometry,
-        backbone,
-        reduction,
-        region.ignored,
-        kind.locally_aware,
-        # An accelerator would rather have them together, and what is in a loop can't be quantised.
-        one_by_one=kind.one_by_one and options.device == "CPU" and options.precision != "int8",
-    )
-    graph = for_this_box(model, options)
+    most = kind.reduction(channels, 1, options).dimensions
+    if reduction.dimensions < most:
+        progress.note(
+            f"of each patch {reduction.dimensions} features are kept instead of {most}, for every frame "
+            f"reads the statistics of all {geometry.positions:,} patches; --dimensions keeps more"
+        )
+    graph = kind.graph(_frame_spec(good), geometry, backbone, reduction, region.ignored, options)
     lacking = surroundings.lacking(len(good), reduction.dimensions, geometry)
     around = _around(options, kind, backbone, lacking, progress)
     fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds, around)

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.pieces import sliced
+from calibrate.pieces import LOOP, sliced
 from calibrate.tiles import Doubles
-
-if TYPE_CHECKING:
-    from calibrate.options import FitOptions
 
 OUTPUTS = 4  # of a patch, along each side
 POINTS = {3: (0, 1, -1, 2, -2), 4: (0, 1, -1, 2, -2, 0.5)}  # by the kernel's side; infinity is the last
@@ -30,17 +27,10 @@ CHANNELS, CELLS = 128, 1000  # at least, of what goes in and what comes out; of 
 MOST_CELLS = 256 * 256  # patches hold three times the numbers of the maps
 
 
-def for_this_box(model: ov.Model, options: FitOptions) -> ov.Model:
-    """The model in the form that runs soonest where the options say that it will run."""
-    if options.device != "CPU" or options.precision != "f32":
-        return model
-    return quickened(model)
-
-
 def quickened(model: ov.Model) -> ov.Model:
     """A copy whose large convolutions are Winograd's, those of its loops too."""
     copy = model.clone()
-    bodies = [node.get_function() for node in copy.get_ops() if node.get_type_name() == "TensorIterator"]
+    bodies = [node.get_function() for node in copy.get_ops() if node.get_type_name() == LOOP]
     for graph in (copy, *bodies):
         for node in graph.get_ordered_ops():
             if gains(node):
@@ -53,6 +43,8 @@ def quickened(model: ov.Model) -> ov.Model:
 def gains(node: Any) -> bool:
     """Whether a node is a convolution that takes less time so."""
     if node.get_type_name() != "Convolution" or node.get_element_type() != ov.Type.f32:
+        return False
+    if not node.output(0).get_partial_shape().is_static:
         return False
     weights = node.input_value(1)
     how, (after, before, *kernel) = node.get_attributes(), weights.get_shape()

@@ -569,6 +569,33 @@ def test_held_out_frames_lie_all_over_and_their_copies_teach_nothing(count, how,
     assert np.array_equal(np.flatnonzero(folds.measured), places * (1 + augment))
 
 
+@pytest.fixture(scope="module")
+def large(tmp_path_factory):
+    """Frames on which the paper's networks have large convolutions."""
+    folder = tmp_path_factory.mktemp("large")
+    for number in range(30):
+        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 176, 160, 0.0).pixels)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "quick"),
+    [({}, True), ({"precision": "bf16"}, False), ({"grid": (1, 2), "per_tile": True}, False)],
+)
+def test_the_papers_network_runs_with_winograds_convolutions(large, tmp_path, changes, quick):
+    """Where each tile has a network of its own it does not: transformed kernels would fill the memory."""
+    recipe = run(large, tmp_path, model="efficientad-s", steps=1, memory_mb=100_000, **changes)
+    assert ("DepthToSpace" in (recipe.path / "model.xml").read_text()) is quick
+
+
+def test_eight_bits_of_many_tiles_are_refused_before_the_training(large, tmp_path):
+    asked = options(large, tmp_path, model="efficientad-s", precision="int8", memory_mb=100_000)
+    with pytest.raises(FitError, match=r"takes 4 tiles one by one.*give fewer than 4 tiles, or use"):
+        estimate(prepare(dataclasses.replace(asked, grid=(2, 2)), Silent()))
+    graph = prepare(dataclasses.replace(asked, grid=(1, 2)), Silent()).graph
+    assert "TensorIterator" not in {node.get_type_name() for node in graph.get_ops()}
+
+
 def test_memory_that_would_not_do_is_refused_with_the_estimate(parts, tmp_path):
     with pytest.raises(FitError, match=r"would take \d+ MB, --memory-mb allows 10; give --memory-mb \d+"):
         estimate(prepare(options(parts, tmp_path, memory_mb=10), Silent()))

@@ -55,13 +55,14 @@ def test_the_recipe_rejects_a_scratch_and_passes_its_good_parts(good, tmp_path):
     assert inspector.score(scratched).score > limit
 
 
-def test_names_order_and_memory_budget_do_not_change_the_hash(good, tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"grid": (1, 2)}])
+def test_names_order_and_memory_budget_do_not_change_the_hash(good, tmp_path, changes):
     renamed = tmp_path / "renamed"
     renamed.mkdir()
     for number, path in enumerate(sorted(good.iterdir(), reverse=True)):
         (renamed / f"part{number}.png").write_bytes(path.read_bytes())
-    first = run(good, tmp_path)
-    second = run(renamed, tmp_path, memory_mb=700)
+    first = run(good, tmp_path, **changes)
+    second = run(renamed, tmp_path, memory_mb=700, **changes)
     assert first.hash == second.hash
     assert first.path != second.path
 

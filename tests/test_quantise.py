@@ -151,13 +151,6 @@ def test_a_network_in_a_loop_is_refused():
         quantised(model_of(looped, (1, 32, 40, 4)), frames(shape=(32, 40, 4)))
 
 
-def test_tiles_are_taken_one_by_one_where_that_helps(resnet, good, tmp_path):
-    """Not by an accelerator, and not where the network is still to be quantised."""
-    for changes, expected in (({}, 0), ({"precision": "f32"}, 1), ({"precision": "f32", "device": "GPU"}, 0)):
-        asked = options(good, tmp_path, **small(resnet) | {"grid": (1, 2)} | changes)
-        assert len(nodes(prepare(asked, Silent()).graph, "TensorIterator")) == expected
-
-
 def test_lite_is_8_bit_and_a_resnet_is_not(resnet, good, tmp_path):
     lite = prepare(options(good, tmp_path, backbone="lite"), Silent())
     other = prepare(options(good, tmp_path, **small(resnet)), Silent())

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from pathlib import Path
-
+import cv2
 import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as op
+from safetensors.numpy import save_file
 
+from calibrate.backbones.resnet import state_shapes
+from calibrate.backbones.weights import random_state
+from calibrate.graph import named
 from calibrate.options import FitOptions
-from calibrate.pieces import in_blocks
-from calibrate.winograd import OUTPUTS, Transforms, for_this_box, quickened
+from calibrate.pieces import LOOP, in_blocks
+from calibrate.plan import prepare
+from calibrate.progress import Silent
+from calibrate.winograd import OUTPUTS, Transforms, quickened
 from inspectord.inspect import compile_model
-
-OPTIONS = FitOptions("flange", Path("recipes"), (Path("good"),))
+from tests.helpers_recipe import good_frame
 
 
 def kernels(after, before, side):
@@ -29,13 +32,14 @@ def model(
     shape=(1, 128, 37, 45),
     after=128,
     stride=1,
+    dilation=1,
     weights=None,
     how="explicit",
     type_=ov.Type.f32,
 ):
     x = op.parameter(list(shape), type_)
     weights = op.constant(kernels(after, shape[1], side), dtype=type_) if weights is None else weights
-    y = op.convolution(x, weights, [stride] * 2, list(pads), list(pads[::-1]), [1, 1], how)
+    y = op.convolution(x, weights, [stride] * 2, list(pads), list(pads[::-1]), [dilation] * 2, how)
     return ov.Model([op.result(op.relu(y))], [x], "convolution")
 
 
@@ -82,7 +86,7 @@ def test_loops_are_quickened_too():
     looped = ov.Model([op.result(in_blocks([(tile, tiles.output(0))], each, 1))], [tiles], "tiles")
     quick = quickened(looped)
     before, body = (
-        next(node for node in graph.get_ops() if node.get_type_name() == "TensorIterator").get_function()
+        next(node for node in graph.get_ops() if node.get_type_name() == LOOP).get_function()
         for graph in (looped, quick)
     )
     assert "DepthToSpace" in kinds(body)
@@ -93,6 +97,9 @@ def test_loops_are_quickened_too():
 
 
 def test_what_gains_nothing_stays():
+    x = op.parameter([1, 128, -1, 45], ov.Type.f32)
+    open_ = op.convolution(x, op.constant(kernels(128, 128, 3)), [1, 1], [0, 0], [0, 0], [1, 1])
+    assert unchanged(ov.Model([op.result(open_)], [x], "of any height"))
     eight_bits = op.convert(op.constant(np.ones((128, 128, 3, 3), np.int8)), ov.Type.f32)
     assert unchanged(model(3, after=64))
     assert unchanged(model(3, shape=(1, 64, 37, 45)))
@@ -100,13 +107,49 @@ def test_what_gains_nothing_stays():
     assert unchanged(model(3, shape=(2, 128, 37, 45)))
     assert unchanged(model(4, stride=2, shape=(1, 128, 90, 90)))
     assert unchanged(model(5))
+    assert unchanged(model(3, shape=(1, 128, 270, 270)))
+    assert unchanged(model(3, dilation=2))
     assert unchanged(model(3, weights=eight_bits))
     assert unchanged(model(3, type_=ov.Type.f16))
 
 
-def test_only_a_cpu_in_float32_takes_it():
-    """Of fewer digits rounding would leave little: see winograd.py."""
-    graph = model(3)
-    assert "DepthToSpace" in kinds(for_this_box(graph, OPTIONS))
-    for changes in ({"precision": "bf16"}, {"precision": "int8"}, {"device": "GPU"}):
-        assert for_this_box(graph, replace(OPTIONS, **changes)) is graph
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(random_state(state_shapes("resnet18"), 0), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("good")
+    for seed in range(12):
+        cv2.imwrite(str(folder / f"{seed}.png"), good_frame(512, 256, seed=seed)[..., 0])
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "looped", "quick"),
+    [
+        ({"resize": 256}, False, True),
+        ({"tile": 256}, True, True),
+        ({"tile": 256, "precision": "bf16"}, True, False),
+        ({"tile": 256, "precision": "int8"}, False, False),
+        ({"tile": 256, "device": "GPU"}, False, False),
+    ],
+)
+def test_fits_take_it_on_a_cpu_in_float32(resnet, good, tmp_path, changes, looped, quick):
+    """Of fewer digits rounding would leave little: see winograd.py. layer2 is large enough at 256 pixels."""
+    asked = FitOptions("flange", tmp_path, (good,), backbone="resnet18", weights=resnet, **changes)
+    graph = prepare(asked, Silent()).graph
+    loops = [node for node in graph.get_ops() if node.get_type_name() == LOOP]
+    assert len(loops) == looped
+    assert ("DepthToSpace" in kinds(loops[0].get_function() if loops else graph)) is quick
+
+
+def test_graphs_with_loops_have_the_same_bytes_whatever_was_built_before(resnet, good, tmp_path):
+    asked = FitOptions("flange", tmp_path, (good,), backbone="resnet18", weights=resnet, tile=256)
+    for name in ("a", "b"):
+        ov.serialize(named(prepare(asked, Silent()).graph), tmp_path / f"{name}.xml")
+        model(3)  # OpenVINO counts the nodes of a process
+    assert (tmp_path / "a.xml").read_bytes() == (tmp_path / "b.xml").read_bytes()

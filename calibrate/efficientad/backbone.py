@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 
+LOOPED = 4  # tiles from which on a patch description network takes one at a time, for its memory's sake
+
+
 class Network:
     """A teacher, and what was trained with it."""
 
@@ -45,11 +48,14 @@ class Network:
             return [built_apart(self.detectors, images)]
         count, *shape = images.get_shape()
         detector = self.detectors[0] if self.detectors else self.untrained(*shape[1:])
-        if count == 1 or detector.border == 0:
+        if not self.looped(detector, count):
             return [detector.build(images)]
-        # A patch description network: all tiles at once would take too much memory.
         tile = op.parameter([1, *shape], ov.Type.f32)
         return [in_blocks([(tile, images)], detector.build(tile.output(0)), 1)]
+
+    def looped(self, detector: Detector, tiles: int) -> bool:
+        """Whether the graph takes so many tiles one by one wherever it runs: see LOOPED."""
+        return tiles >= LOOPED and detector.border > 0 and len(self.detectors) < 2
 
     def untrained(self, height: int, width: int) -> Detector:
         return new_detector(self._kind, self.teacher, height, width, self._seed)
@@ -77,7 +83,7 @@ def built_apart(detectors: Sequence[Detector], images: ov.Output) -> ov.Output:
     """The combined maps of images (tiles, channels, height, width), each by its own detector."""
     count, *shape = images.get_shape()
     teacher = detectors[0].teacher
-    if detectors[0].border:  # as above
+    if detectors[0].border:  # a patch description network; all tiles at once would take too much memory
         tile = op.parameter([1, *shape], ov.Type.f32)
         taught = in_blocks([(tile, images)], teacher.build(tile.output(0)), 1)
     else:

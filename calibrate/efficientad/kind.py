@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from calibrate.efficientad.agreement import check_agreement
-from calibrate.efficientad.backbone import Identity, Network, device_of, network_of, tile_shape
+from calibrate.efficientad.backbone import LOOPED, Identity, Network, device_of, network_of, tile_shape
 from calibrate.efficientad.detector import Detector
 from calibrate.efficientad.foresee import Noise, check_accelerator, host_mb
 from calibrate.efficientad.inputs import Tiles
@@ -27,12 +27,11 @@ from calibrate.efficientad.settings import Settings, settings_of
 from calibrate.efficientad.teachers import open_teacher
 from calibrate.efficientad.train import Training
 from calibrate.folds import Indices
-from calibrate.graph import Reduction, feature_model
+from calibrate.graph import Reduction
 from calibrate.kinds import Cost, Kind, Learned
 from calibrate.options import FitOptions, duration
 from calibrate.progress import Progress
 from calibrate.spool import Scratch, Spool
-from calibrate.winograd import for_this_box
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
@@ -48,7 +47,6 @@ class EfficientAD(Kind):
     """One of the three."""
 
     locally_aware = False
-    one_by_one = False  # see Network.features
     precisions: tuple[str, ...] = ("f32", "bf16", "f16")
     fewest = 1  # folds ask for more, and say why
 
@@ -75,6 +73,9 @@ class EfficientAD(Kind):
     def reduction(self, channels: tuple[int, ...], positions: int, options: FitOptions) -> Reduction:
         return Reduction((np.arange(1),))
 
+    def apart(self, options: FitOptions) -> bool:
+        return options.per_tile
+
     def needs(self, plan: Plan) -> Indices:
         return np.union1d(np.flatnonzero(plan.folds.measured), plan.checked)
 
@@ -83,6 +84,11 @@ class EfficientAD(Kind):
         network, options, settings = network_of(plan), plan.options, settings_of(plan.options)
         shape = tile_shape(plan)
         detector = network.untrained(*shape[1:])
+        if options.precision == "int8" and network.looped(detector, plan.geometry.tiles):
+            raise FitError(
+                f"{self.name} takes {plan.geometry.tiles} tiles one by one, for its memory's sake, and can't "
+                f"be computed in 8 bits so; give fewer than {LOOPED} tiles, or use --precision bf16 or f32"
+            )
         check_accelerator(plan, detector, shape)
         memory = peak_mb + host_mb(plan, detector, shape) + apart_mb(plan, detector, shape)
         if memory > options.memory_mb:
@@ -130,8 +136,8 @@ class EfficientAD(Kind):
                 place.tell_of_others(progress)
                 whole = (train_apart if plan.options.per_tile else _train)(plan, tiles, place, progress)
                 tiles.close()
-            graph = feature_model(plan.frame, plan.geometry, whole, plan.reduction, plan.region.ignored)
-            plan = dataclasses.replace(plan, backbone=whole, graph=for_this_box(graph, plan.options))
+            parts = plan.frame, plan.geometry, whole, plan.reduction, plan.region.ignored
+            plan = dataclasses.replace(plan, backbone=whole, graph=self.graph(*parts, plan.options))
             check_agreement(plan)
             yield plan
 
