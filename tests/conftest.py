@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 
-import cv2
 import pytest
+from safetensors.numpy import save_file
 
-from inspectord.sources.parts import render_part
+from calibrate.backbones.resnet import state_shapes
+from calibrate.backbones.weights import random_state
 from tests.helpers_corpus import write_corpus
+from tests.helpers_parts import write_parts
 
 # What runs in the background of a script ignores these two, and so would all that it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,10 +20,15 @@ signal.signal(signal.SIGHUP, signal.SIG_DFL)
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A folder of 24 good parts, 96 x 80."""
-    folder = tmp_path_factory.mktemp("good")
-    for number in range(24):
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
-    return folder
+    return write_parts(tmp_path_factory.mktemp("good"), range(24))
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory):
+    """A file of ResNet-18's weights, random ones."""
+    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
+    save_file(random_state(state_shapes("resnet18"), 0), path)
+    return path
 
 
 @pytest.fixture(scope="module")

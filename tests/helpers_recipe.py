@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,14 @@ def good_frame(width: int = 64, height: int = 64, channels: int = 1, seed: int =
     """An even grey part with a little noise; uint8 of shape (height, width, channels)."""
     noise = np.random.default_rng(seed).integers(-3, 4, (height, width, channels))
     return (128 + noise).astype(np.uint8)
+
+
+def write_good_frames(folder: Path, seeds: Iterable[int], width: int = 256, height: int = 256) -> Path:
+    """Grey frames of these seeds as files; the folder, which is made where it is not there."""
+    folder.mkdir(exist_ok=True)
+    for seed in seeds:
+        cv2.imwrite(str(folder / f"{seed}.png"), good_frame(width, height, seed=seed)[..., 0])
+    return folder
 
 
 def bad_frame(width: int = 64, height: int = 64, channels: int = 1, seed: int = 0) -> np.ndarray:

@@ -39,6 +39,7 @@ from inspectord.inspect import Inspector, check_golden  # noqa: E402
 from inspectord.recipe import active_recipe  # noqa: E402
 from inspectord.sources.files import read_image  # noqa: E402
 from inspectord.sources.parts import render_part  # noqa: E402
+from tests.helpers_parts import write_parts  # noqa: E402
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 FRAMES, HELD_OUT = 32, 10
@@ -52,10 +53,7 @@ def _small_steps(monkeypatch):
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """A folder of good parts, 96 x 80."""
-    folder = tmp_path_factory.mktemp("parts")
-    for number in range(FRAMES):
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
-    return folder
+    return write_parts(tmp_path_factory.mktemp("parts"), range(FRAMES))
 
 
 def options(folder, tmp_path, **changes):
@@ -572,10 +570,7 @@ def test_held_out_frames_lie_all_over_and_their_copies_teach_nothing(count, how,
 @pytest.fixture(scope="module")
 def large(tmp_path_factory):
     """Frames on which the paper's networks have large convolutions."""
-    folder = tmp_path_factory.mktemp("large")
-    for number in range(30):
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 176, 160, 0.0).pixels)
-    return folder
+    return write_parts(tmp_path_factory.mktemp("large"), range(30), 176, 160)
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ from inspectord.judge import regions
 from inspectord.recipe import MARKED, load_recipe
 from inspectord.sources.files import read_image
 from inspectord.sources.parts import render_part
+from tests.helpers_parts import write_parts
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 LEFT = (0, 0, 48, 80)  # of the good frames, 96 x 80: what the first of 1 x 2 tiles sees
@@ -57,10 +58,7 @@ LEFT = (0, 0, 48, 80)  # of the good frames, 96 x 80: what the first of 1 x 2 ti
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
     """A folder of 32 good parts, 96 x 80: as many as a network needs."""
-    folder = tmp_path_factory.mktemp("good")
-    for number in range(32):
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(1, number, 96, 80, 0.0).pixels)
-    return folder
+    return write_parts(tmp_path_factory.mktemp("good"), range(32))
 
 
 @pytest.fixture(autouse=True)

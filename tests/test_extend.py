@@ -23,24 +23,18 @@ from inspectord.errors import FitError, FrameError
 from inspectord.inspect import Inspector, check_golden
 from inspectord.recipe import active_recipe, load_recipe
 from inspectord.sources.parts import render_part
+from tests.helpers_parts import write_parts
 
 OLD, NEW = 24, 10
-
-
-def write_good(folder, numbers, seed=1, width=96, height=80):
-    folder.mkdir()
-    for number in numbers:
-        cv2.imwrite(str(folder / f"{number:03d}.png"), render_part(seed, number, width, height, 0.0).pixels)
-    return folder
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """Folders of OLD frames, of NEW others, and of both."""
     place = tmp_path_factory.mktemp("runs")
-    old = write_good(place / "old", range(OLD))
-    new = write_good(place / "new", range(OLD, OLD + NEW))
-    return old, new, write_good(place / "both", range(OLD + NEW))
+    old = write_parts(place / "old", range(OLD))
+    new = write_parts(place / "new", range(OLD, OLD + NEW))
+    return old, new, write_parts(place / "both", range(OLD + NEW))
 
 
 @pytest.fixture(autouse=True)
@@ -191,7 +185,7 @@ def test_frames_that_are_gone_teach_and_say_nothing_of_the_limit(runs, held_out,
     assert recipe.spec.golden.frames == 11  # the old golden frames among them, without any old image
     with pytest.raises(FitError, match="have taught flange/0002 already"):
         extended(tmp_path, old)
-    again, _ = extended(tmp_path, write_good(tmp_path / "one", [700]), tmp_path / "gone")
+    again, _ = extended(tmp_path, write_parts(tmp_path / "one", [700]), tmp_path / "gone")
     assert again.spec.limits.good_parts == OLD + NEW + 1  # given with the new ones, they are measured
     assert again.spec.golden.frames == 6
 
@@ -201,7 +195,7 @@ def test_too_few_frames_to_measure_are_refused_with_the_next_step(runs, tmp_path
     fitted(there, tmp_path, dimensions=20)
     shutil.rmtree(there)
     with pytest.raises(FitError, match=r"needs 10 frames.*not 1; put the old images back"):
-        extended(tmp_path, write_good(tmp_path / "one", [700]))
+        extended(tmp_path, write_parts(tmp_path / "one", [700]))
 
 
 # --- patchcore ---
@@ -268,7 +262,7 @@ def test_frames_that_come_back_are_measured_by_what_others_taught_without_them(s
     there.rename(tmp_path / "gone")
     extended(tmp_path, many, recipe="flange/0001", activate=False)
     shutil.copytree(tmp_path / "gone", there)
-    one = write_good(tmp_path / "one", [700])
+    one = write_parts(tmp_path / "one", [700])
     extended(tmp_path, one, recipe="flange/0002", activate=False)
     first, without, again = held_out
     assert (len(without), len(again)) == (NEW, OLD + NEW + 1)
@@ -340,14 +334,14 @@ def test_statistics_that_were_changed_are_refused(runs, flange, tmp_path):
 
 
 def test_frames_of_another_size_are_refused(flange, tmp_path):
-    small = write_good(tmp_path / "small", range(3), width=64)
+    small = write_parts(tmp_path / "small", range(3), width=64)
     with pytest.raises(FrameError, match=r"are 64x80x1, those of recipe flange/0001 are 96x80x1"):
         extended(tmp_path, small)
 
 
 def test_where_the_good_frames_come_from_names_the_old_folder_and_the_new_one(runs, flange, tmp_path, capsys):
     old, new, _ = runs
-    one = write_good(tmp_path / "one", [700])
+    one = write_parts(tmp_path / "one", [700])
     extended(tmp_path, one)
     recipe, _ = extended(tmp_path, new, old)
     assert main(["show", "flange", "--recipes", str(tmp_path / "recipes")]) == 0
@@ -357,7 +351,7 @@ def test_where_the_good_frames_come_from_names_the_old_folder_and_the_new_one(ru
 
 
 def test_a_single_frame_is_enough(flange, tmp_path):
-    recipe, _ = extended(tmp_path, write_good(tmp_path / "one", [700]), activate=False)
+    recipe, _ = extended(tmp_path, write_parts(tmp_path / "one", [700]), activate=False)
     assert recipe.spec.limits.good_parts == OLD + 1
     assert active_recipe(tmp_path / "recipes", "flange").path.name == "0001"
 

@@ -12,11 +12,9 @@ import openvino as ov
 import pytest
 from openvino import opset15 as op
 from pydantic import ValidationError
-from safetensors.numpy import save_file
 
 from calibrate import eight_bits
 from calibrate.backbones.lite import open_lite
-from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import convolve, random_state
 from calibrate.cli import main
 from calibrate.eight_bits import Loss, agreement
@@ -30,13 +28,6 @@ from inspectord.errors import FitError
 from inspectord.inspect import Inspector, check_golden, compile_model
 from inspectord.recipe import load_recipe
 from inspectord.recipe_spec import RuntimeSpec
-
-
-@pytest.fixture(scope="module")
-def resnet(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
-    save_file(random_state(state_shapes("resnet18"), 0), path)
-    return path
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from calibrate.progress import Silent
 from calibrate.surroundings import NEIGHBOURS, REACH, Surroundings, blocks, lacking, teaching
 from calibrate.tiles import plan
 from inspectord.errors import FitError
-from tests.helpers_recipe import good_frame
+from tests.helpers_recipe import write_good_frames
 
 WISHES = [{}, {"tile": 96, "overlap": 32}]
 FEATURES = 3
@@ -107,12 +107,7 @@ def test_so_many_frames_teach_that_their_patches_suffice():
 
 @pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    import cv2
-
-    folder = tmp_path_factory.mktemp("good")
-    for seed in range(40):
-        cv2.imwrite(str(folder / f"{seed}.png"), good_frame(256, 256, seed=seed)[..., 0])
-    return folder
+    return write_good_frames(tmp_path_factory.mktemp("good"), range(40))
 
 
 def options(good, recipes, **changes):
@@ -154,12 +149,7 @@ def test_what_cannot_be_is_refused_with_what_it_needs(good, tmp_path, changes):
 
 
 def test_frames_are_added_to_a_recipe_that_knows_surroundings_and_teach_it_none(good, tmp_path):
-    import cv2
-
-    more = tmp_path / "more"
-    more.mkdir()
-    for seed in range(40, 44):
-        cv2.imwrite(str(more / f"{seed}.png"), good_frame(256, 256, seed=seed)[..., 0])
+    more = write_good_frames(tmp_path / "more", range(40, 44))
     recipes = tmp_path / "recipes"
     assert main(["fit", str(good), "--product", "part", "--recipes", str(recipes), "--surroundings"]) == 0
     assert main(["extend", "part", str(more), "--recipes", str(recipes)]) == 0

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as op
-from safetensors.numpy import save_file
 
-from calibrate.backbones.resnet import state_shapes
-from calibrate.backbones.weights import random_state
 from calibrate.graph import named
 from calibrate.options import FitOptions
 from calibrate.pieces import LOOP, in_blocks
@@ -18,7 +14,7 @@ from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.winograd import OUTPUTS, Transforms, quickened
 from inspectord.inspect import compile_model
-from tests.helpers_recipe import good_frame
+from tests.helpers_recipe import write_good_frames
 
 
 def kernels(after, before, side):
@@ -114,18 +110,8 @@ def test_what_gains_nothing_stays():
 
 
 @pytest.fixture(scope="module")
-def resnet(tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "resnet18.safetensors"
-    save_file(random_state(state_shapes("resnet18"), 0), path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def good(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("good")
-    for seed in range(12):
-        cv2.imwrite(str(folder / f"{seed}.png"), good_frame(512, 256, seed=seed)[..., 0])
-    return folder
+    return write_good_frames(tmp_path_factory.mktemp("good"), range(12), width=512)
 
 
 @pytest.mark.parametrize(

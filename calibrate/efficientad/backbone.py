@@ -21,7 +21,6 @@ from inspectord.errors import FitError
 if TYPE_CHECKING:
     from calibrate.plan import Plan
 
-
 LOOPED = 4  # tiles from which on a patch description network takes one at a time, for its memory's sake
 
 
