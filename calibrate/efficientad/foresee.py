@@ -11,16 +11,19 @@ from torch import Tensor, nn
 from calibrate.efficientad.backbone import device_of
 from calibrate.efficientad.detector import Detector
 from calibrate.efficientad.settings import settings_of
+from calibrate.efficientad.train import computes_in_bfloat16
 from calibrate.folds import Indices
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
     from calibrate.plan import Plan
 
-# Of the activations that two networks give, measured: what torch and oneDNN hold besides.
-OVERHEAD = 1.5
+# Of the activations that two networks give, measured: what torch and oneDNN hold besides; and the share that
+# is left of it where the pupils are computed in bfloat16 (0.6 to 0.75).
+OVERHEAD, HALVED = 1.5, 0.75
 COPIES = 6  # of the weights: gradients, two moments, the best ones, a checkpoint being written
-TORCH_MB = 250  # of the library and its threads
+THREADS_MB = 120  # of torch's threads
+LIBRARY_MB = 150  # of torch itself, in a process that has not loaded it yet
 
 
 class Noise:
@@ -34,12 +37,12 @@ class Noise:
 
 
 def host_mb(plan: Plan, detector: Detector, shape: list[int]) -> float:
-    """Memory of this box that a training takes, besides the process that runs it: on an accelerator not its
-    activations, but the checkpoint still.
+    """Memory of this box that a training takes, besides the process that runs it and has loaded torch: on an
+    accelerator not its activations, but the checkpoint still.
     """
     if device_of(plan).type == "cpu":
-        return training_mb(detector, shape, settings_of(plan.options).batch) + TORCH_MB
-    return COPIES * 4 * _weights(detector) / 1e6 + TORCH_MB
+        return training_mb(plan, detector, shape) + THREADS_MB
+    return COPIES * 4 * _weights(detector) / 1e6 + THREADS_MB + LIBRARY_MB  # the driver's as large as torch
 
 
 def check_accelerator(plan: Plan, detector: Detector, shape: list[int]) -> None:
@@ -48,7 +51,7 @@ def check_accelerator(plan: Plan, detector: Detector, shape: list[int]) -> None:
     if device.type == "cpu" or options.on:
         return
     jobs = min(options.jobs, plan.geometry.tiles)
-    needed_mb = jobs * training_mb(detector, shape, settings_of(options).batch)
+    needed_mb = jobs * training_mb(plan, detector, shape)
     free_mb = torch.cuda.mem_get_info(device)[0] / 1e6
     if needed_mb > free_mb:
         raise FitError(
@@ -58,14 +61,16 @@ def check_accelerator(plan: Plan, detector: Detector, shape: list[int]) -> None:
         )
 
 
-def training_mb(detector: Detector, shape: list[int], batch: int) -> float:
+def training_mb(plan: Plan, detector: Detector, shape: list[int]) -> float:
     """What a training takes where it computes."""
     _, height, width = shape
-    trained = detector.trained
+    trained, settings = detector.trained, settings_of(plan.options)
+    batch, halved = settings.batch, settings.mixed and computes_in_bfloat16(device_of(plan))
     # The student sees good tiles, the same recoloured, and other scenes.
     numbers = 3 * _activations(trained.student, batch, height, width)
     numbers += _activations(trained.autoencoder, batch, height, width)
-    return float(OVERHEAD * numbers + COPIES * _weights(detector)) * 4 / 1e6
+    overhead = OVERHEAD * (HALVED if halved else 1)
+    return float(overhead * numbers + COPIES * _weights(detector)) * 4 / 1e6
 
 
 def _weights(detector: Detector) -> int:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from calibrate.efficientad.backbone import Network, device_of, network_of
 from calibrate.efficientad.detector import Detector, new_detector
-from calibrate.efficientad.foresee import host_mb
+from calibrate.efficientad.foresee import LIBRARY_MB, host_mb
 from calibrate.efficientad.inputs import Tiles
 from calibrate.efficientad.place import Place
 from calibrate.efficientad.settings import Settings, settings_of
@@ -160,6 +160,6 @@ def apart_mb(plan: Plan, detector: Detector, shape: list[int]) -> float:
     here = 1 if options.on else options.jobs
     images = 4 * plan.samples * math.prod(shape) / 1e6
     weights = 4 * sum(value.numel() for value in detector.trained.state_dict().values()) / 1e6
-    process = PROCESS_MB + host_mb(plan, detector, shape)
+    process = PROCESS_MB + LIBRARY_MB + host_mb(plan, detector, shape)
     more = (here - 1) * process + 2 * together(options) * images + 3 * plan.geometry.tiles * weights
     return float(more)

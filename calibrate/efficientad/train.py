@@ -90,7 +90,7 @@ class Training:
         self._others = Others(height, width, settings.seed)
         kind = torch.optim.AdamW if settings.decoupled else torch.optim.Adam
         self._optimiser = kind(trained.parameters(), lr=settings.rate, weight_decay=settings.decay)
-        self._mixed = settings.mixed and _computes_in_bfloat16(device)
+        self._mixed = settings.mixed and computes_in_bfloat16(device)
         self.step, self.course = 0, Course()
         self._clock = time.monotonic()
         self._path: Path | None = None
@@ -295,7 +295,7 @@ def _spread(numbers: Indices, most: int) -> Indices:
     return numbers[places.astype(np.int64)]
 
 
-def _computes_in_bfloat16(device: torch.device) -> bool:
+def computes_in_bfloat16(device: torch.device) -> bool:
     """Emulated, it would be slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
