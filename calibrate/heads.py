@@ -13,12 +13,12 @@ from pathlib import Path
 from tempfile import TemporaryFile
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.pieces import in_blocks, largest_divisor, sliced
 from calibrate.tiles import Doubles
-from inspectord.inspect import Floats
 
 PACK_ABOVE_BYTES = 512 * 2**20
 # At once in the packed head: so much of the matrices, unpacked, but so many positions at least. Measured with
@@ -99,29 +99,33 @@ class WhiteningWriter:
 
 
 class _Plain:
-    """One band of all positions as float32 in memory, (positions, rows, columns)."""
+    """One band of all positions in memory, (positions, rows, columns): as float32, or halved as bf16."""
 
     def __init__(self, positions: int, band: Band, halved: bool) -> None:
-        self._values = np.empty((positions, band.stop - band.start, band.stop), np.float32)
-        self._halved = halved
+        shape = (positions, band.stop - band.start, band.stop)
+        # A constant that OpenVINO makes of floats takes ten times their memory meanwhile, and of an array of
+        # ours it would not keep the memory alive: so it gets memory of its own.
+        self._halves = ov.Tensor(ov.Type.bf16, ov.Shape(shape)) if halved else None
+        self._values = (
+            np.empty(shape, np.float32) if self._halves is None else self._halves.data.view(np.uint16)
+        )
 
     def write(self, start: int, values: Doubles) -> None:
-        self._values[start : start + len(values)] = _to_bf16(values) if self._halved else values
+        self._values[start : start + len(values)] = values if self._halves is None else _to_bf16(values)
 
     def squared(self, x: ov.Output) -> ov.Output:
         """|W x|^2 of x (positions, 1, columns)."""
-        if self._halved:
-            stored = op.constant(self._values, dtype=ov.Type.bf16)  # which cuts off: nothing, once rounded
-            matrix = op.convert(stored, ov.Type.f32).output(0)
-        else:
+        if self._halves is None:
             matrix = op.constant(self._values, shared_memory=True).output(0)
+        else:
+            matrix = op.convert(ov.op.Constant(self._halves), ov.Type.f32).output(0)
         return _sum_of_squares(op.matmul(x, matrix, False, True).output(0))
 
 
-def _to_bf16(values: Doubles) -> Floats:
-    """The nearest bf16 as float32, ties to even, as OpenVINO rounds."""
+def _to_bf16(values: Doubles) -> npt.NDArray[np.uint16]:
+    """The bits of the nearest bf16, ties to even, as OpenVINO rounds."""
     bits = values.astype(np.float32).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
 
 
 class _Packed:

@@ -111,9 +111,8 @@ class Kind(Protocol):
     ) -> ov.Model:
         """The feature graph in the form that runs soonest where, and as precisely as, the options say."""
         own = options.device == "CPU" and not self.apart(options)
-        # An accelerator would rather have tiles together, and what is in a loop can't be quantised.
-        one_by_one = own and options.precision != "int8"
-        model = feature_model(frame, geometry, backbone, reduction, ignored, self.locally_aware, one_by_one)
+        # An accelerator would rather have tiles together.
+        model = feature_model(frame, geometry, backbone, reduction, ignored, self.locally_aware, own)
         # Of networks for each tile the transformed kernels would take too much memory.
         return quickened(model) if own and options.precision == "f32" else model
 

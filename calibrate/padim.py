@@ -41,6 +41,7 @@ DIMENSIONS = 100  # section IV: ResNet-18
 # and features at least. What fewer features lose is in docs/research-log.md.
 READ_MB, FEWEST = 405, 32
 ITSELF_MB, BLOCK_MB = 600, 50  # of a fit without its blocks, and the least that a block is given
+NNCF_MB = 700  # more of a fit in 8 bits: NNCF, and what its work leaves
 
 
 class Padim(Kind):
@@ -65,14 +66,17 @@ class Padim(Kind):
         block_budget(plan.options)
         d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
         packed = is_packed(p, d)
-        recipe = p * stored_values(d, packed) * (2 if packed or plan.hint == "bf16" else 4)
+        values, eight_bits = p * stored_values(d, packed), plan.options.precision == "int8"
+        recipe = values * (2 if packed or plan.hint == "bf16" else 4)
+        largest = values * (2 if packed else 4) if eight_bits else recipe  # which is compared with one in f32
+        itself_mb = peak_mb + (NNCF_MB if eight_bits else 0)
         factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
         operations = p * d * d * (2 * n * factorisations + d * factorisations)
         return Cost(
             recipe_mb=recipe / 1e6,
             disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
             # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
-            memory_mb=max(plan.options.memory_mb, peak_mb + recipe / 1e6 * (1.2 if packed else 2)),
+            memory_mb=max(plan.options.memory_mb, itself_mb + largest / 1e6 * (1.2 if packed else 2)),
             seconds=operations / 15e9 / plan.options.jobs + p * d * d * 5e-8 + 3,
         )
 
@@ -102,13 +106,14 @@ class Padim(Kind):
 
 def block_budget(options: FitOptions) -> float:
     """Bytes for each block of those that are in memory together. Raises FitError where that is too little."""
+    itself = ITSELF_MB + (NNCF_MB if options.precision == "int8" else 0)
     if options.jobs == 1 and not options.on:
-        return max(BLOCK_MB, (options.memory_mb - ITSELF_MB) / 2) * 1e6
+        return max(BLOCK_MB, (options.memory_mb - itself) / 2) * 1e6
     count = together(options)
-    each = (options.memory_mb - ITSELF_MB) / count - PROCESS_MB
+    each = (options.memory_mb - itself) / count - PROCESS_MB
     if each < 2 * BLOCK_MB:
         asked = "--on" if options.on else f"--jobs {options.jobs}"
-        needed = math.ceil(ITSELF_MB + count * (PROCESS_MB + 2 * BLOCK_MB))
+        needed = math.ceil(itself + count * (PROCESS_MB + 2 * BLOCK_MB))
         raise FitError(
             f"{asked} needs --memory-mb {needed} at least, got {options.memory_mb}: "
             f"{PROCESS_MB} MB for each process, and {2 * BLOCK_MB} to work in; give that, or fewer jobs"

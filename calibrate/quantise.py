@@ -20,6 +20,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
+from calibrate.quantise_loops import QUANTISED, Reached, in_loop, loops, set_range
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
 
@@ -32,7 +33,6 @@ WEIGHTED = {
     "GroupConvolutionBackpropData",
     "MatMul",
 }
-QUANTISED = "FakeQuantize"
 STORED = {"Convert", "Multiply", "Subtract", "Reshape", QUANTISED}  # between weights and what uses them
 ALREADY = 0.5  # of the work in 8 bits: then the network is as it should be
 REST: tuple[Precision, ...] = ("bf16", "f16")  # of what stays in floating point; the first that can be had
@@ -48,6 +48,19 @@ def quantised(model: ov.Model, frames: Sequence[Pixels]) -> ov.Model:
     Raises FitError where NNCF is missing, or nothing in the graph can be quantised.
     """
     require_nncf()
+    found = model.clone()
+    for loop in loops(found):
+        if _has_weighted(loop.get_function()):
+            in_loop(found, loop, frames, _in_8_bits)
+    if _has_weighted(found):
+        found = _in_8_bits(found, [pixels[None] for pixels in frames])
+    if share_in_8_bits(found) <= share_in_8_bits(model):
+        raise FitError("nothing in this network can be computed in 8 bits; use --precision bf16 or f32")
+    return found
+
+
+def _in_8_bits(model: ov.Model, asked: Sequence[Any]) -> ov.Model:
+    """A copy of the model by NNCF, which asks it with each of these and looks into no loop."""
     # Read when it is imported: else NNCF tells its makers, over the network, of every use.
     os.environ.setdefault("NNCF_CI", "1")
     import nncf
@@ -56,15 +69,10 @@ def quantised(model: ov.Model, frames: Sequence[Pixels]) -> ov.Model:
     with contextlib.redirect_stdout(io.StringIO()):  # its bars
         found: ov.Model = nncf.quantize(
             model,
-            nncf.Dataset([pixels[None] for pixels in frames]),
-            subset_size=len(frames),
+            nncf.Dataset(asked),
+            subset_size=len(asked),
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(names=sorted(in_float(model)), validate=False),
-        )
-    if share_in_8_bits(found) <= share_in_8_bits(model):
-        raise FitError(
-            "nothing in this network can be computed in 8 bits (a network that is run tile by tile in a loop "
-            "can't); use --precision bf16 or f32"
         )
     _take_every_pixel(found, _names(model, QUANTISED))
     return found
@@ -75,26 +83,20 @@ def _take_every_pixel(model: ov.Model, known: set[str]) -> None:
     _, ends = _reached(model.get_parameters(), _readers)
     for node in model.get_ordered_ops():
         if node.get_friendly_name() in (ends & _names(model, QUANTISED)) - known:
-            low, high = _range_of(model, node.get_friendly_name())
-            top = max(-low, high)
-            bottom = 0.0 if low >= 0 else -top * 128 / 127  # as NNCF: zero is a step, and steps are one size
-            for port, edge in zip(range(1, 5), (bottom, top) * 2, strict=True):
-                shape = node.input_value(port).get_shape()
-                constant = op.constant(np.full(shape, edge, np.float32))
-                node.input(port).replace_source_output(constant.output(0))
+            set_range(node, _range_of(model, node.get_friendly_name()))
 
 
-def _range_of(model: ov.Model, name: str) -> tuple[float, float]:
+def _range_of(model: ov.Model, name: str) -> Reached:
     """What a node takes in, of a black frame and of a white one: nothing but scaling lies before it."""
     copy = model.clone()
     node = next(node for node in copy.get_ordered_ops() if node.get_friendly_name() == name)
     before = ov.Model([op.result(node.input_value(0))], copy.get_parameters(), "pixels")
-    shape = copy.inputs[0].get_shape()
+    shape, kind = copy.inputs[0].get_shape(), copy.inputs[0].get_element_type().to_dtype()
     request = (
         ov.Core().compile_model(before, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
     )
-    found = [request.infer([np.full(shape, level, np.uint8)])[0] for level in (0, 255)]
-    return float(np.min(found)), float(np.max(found))
+    found = [np.array(request.infer([np.full(shape, level, kind)])[0]) for level in (0, 255)]
+    return Reached(np.min(found).astype(np.float32), np.max(found).astype(np.float32))
 
 
 def _names(model: ov.Model, kind: str) -> set[str]:
@@ -122,11 +124,24 @@ def rest_precision(bearable: Iterable[str], device: str) -> Precision:
 
 def share_in_8_bits(model: ov.Model) -> float:
     """Share of the multiply-adds of all weighted layers, 0 to 1, whose weights are in 8 bits."""
+    work = _work(model)
+    return work[True] / max(1, sum(work.values()))
+
+
+def _work(model: ov.Model) -> dict[bool, float]:
+    """Multiply-adds in 8 bits and in floating point, of a loop as often as it runs."""
     work = {True: 0.0, False: 0.0}
     for node in model.get_ordered_ops():
         if _is_weighted(node):
             work[_is_quantised(node)] += _multiply_adds(node)
-    return work[True] / max(1, sum(work.values()))
+    for loop in loops(model):
+        for how, inside in _work(loop.get_function()).items():
+            work[how] += inside * loop.get_num_iterations()
+    return work
+
+
+def _has_weighted(model: ov.Model) -> bool:
+    return any(_is_weighted(node) for node in model.get_ordered_ops())
 
 
 def in_float(model: ov.Model) -> set[str]:

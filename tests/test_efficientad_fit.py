@@ -34,6 +34,7 @@ from calibrate.images import GoodFrame, GoodFrames  # noqa: E402
 from calibrate.options import FitOptions  # noqa: E402
 from calibrate.plan import prepare  # noqa: E402
 from calibrate.progress import Silent  # noqa: E402
+from calibrate.quantise import quantised, share_in_8_bits  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
 from inspectord.inspect import Inspector, check_golden  # noqa: E402
 from inspectord.recipe import active_recipe  # noqa: E402
@@ -583,12 +584,12 @@ def test_the_papers_network_runs_with_winograds_convolutions(large, tmp_path, ch
     assert ("DepthToSpace" in (recipe.path / "model.xml").read_text()) is quick
 
 
-def test_eight_bits_of_many_tiles_are_refused_before_the_training(large, tmp_path):
-    asked = options(large, tmp_path, model="efficientad-s", precision="int8", memory_mb=100_000)
-    with pytest.raises(FitError, match=r"takes 4 tiles one by one.*give fewer than 4 tiles, or use"):
-        estimate(prepare(dataclasses.replace(asked, grid=(2, 2)), Silent()))
-    graph = prepare(dataclasses.replace(asked, grid=(1, 2)), Silent()).graph
-    assert "TensorIterator" not in {node.get_type_name() for node in graph.get_ops()}
+def test_tiles_one_by_one_can_be_computed_in_8_bits(large, tmp_path):
+    asked = options(large, tmp_path, model="efficientad-s", precision="int8", grid=(2, 2), memory_mb=100_000)
+    ready = prepare(asked, Silent())
+    found = quantised(ready.graph, [ready.good.read(number) for number in range(2)])
+    assert "TensorIterator" in {node.get_type_name() for node in found.get_ops()}
+    assert share_in_8_bits(found) == 1
 
 
 def test_memory_that_would_not_do_is_refused_with_the_estimate(parts, tmp_path):

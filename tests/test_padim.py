@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -102,6 +104,34 @@ def test_matrices_stored_in_bf16_give_the_same_in_a_graph_that_computes_so(sampl
     assert np.array_equal(head_distances(whole, x, "bf16"), head_distances(halved, x, "bf16"))
     assert np.allclose(head_distances(halved, x), head_distances(whole, x), rtol=0.02)
     assert not np.array_equal(head_distances(halved, x), head_distances(whole, x))
+
+
+def test_matrices_stored_in_bf16_take_no_more_memory_meanwhile(tmp_path):
+    """In a process of its own, for a peak stays. A constant made of floats takes ten times their memory."""
+    told = subprocess.run(
+        [sys.executable, "-c", HALVED, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    stored_mb, more_mb = (float(word) for word in told.stdout.split())
+    assert stored_mb > 60
+    assert more_mb < 1.5 * stored_mb
+
+
+HALVED = """
+import sys
+from pathlib import Path
+import numpy as np, openvino as ov
+from openvino import opset15 as op
+from calibrate import heads
+from inspectord.linux import peak_mb
+positions, d = 8192, 80
+writer = heads.WhiteningWriter(Path(sys.argv[1]), positions, d, halved=True)
+before, one = peak_mb(), np.ones((64, d, d))
+for start in range(0, positions, 64):
+    writer.write(start, one[:, 0], one[:, 0], one)
+entry = op.parameter([positions, d], ov.Type.f32)
+model = ov.Model([op.result(writer.build(entry.output(0)))], [entry], "head")
+print(2e-6 * positions * heads.stored_values(d, packed=False), peak_mb() - before)
+"""
 
 
 def test_the_width_of_blocks_changes_nothing(samples, tmp_path):

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from calibrate.efficientad.agreement import check_agreement
-from calibrate.efficientad.backbone import LOOPED, Identity, Network, device_of, network_of, tile_shape
+from calibrate.efficientad.backbone import Identity, Network, device_of, network_of, tile_shape
 from calibrate.efficientad.detector import Detector
 from calibrate.efficientad.foresee import Noise, check_accelerator, host_mb
 from calibrate.efficientad.inputs import Tiles
@@ -84,11 +84,6 @@ class EfficientAD(Kind):
         network, options, settings = network_of(plan), plan.options, settings_of(plan.options)
         shape = tile_shape(plan)
         detector = network.untrained(*shape[1:])
-        if options.precision == "int8" and network.looped(detector, plan.geometry.tiles):
-            raise FitError(
-                f"{self.name} takes {plan.geometry.tiles} tiles one by one, for its memory's sake, and can't "
-                f"be computed in 8 bits so; give fewer than {LOOPED} tiles, or use --precision bf16 or f32"
-            )
         check_accelerator(plan, detector, shape)
         memory = peak_mb + host_mb(plan, detector, shape) + apart_mb(plan, detector, shape)
         if memory > options.memory_mb:
