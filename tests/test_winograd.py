@@ -120,7 +120,7 @@ def good(tmp_path_factory):
         ({"resize": 256}, False, True),
         ({"tile": 256}, True, True),
         ({"tile": 256, "precision": "bf16"}, True, False),
-        ({"tile": 256, "precision": "int8"}, False, False),
+        ({"tile": 256, "precision": "int8"}, True, False),
         ({"tile": 256, "device": "GPU"}, False, False),
     ],
 )
