@@ -20,7 +20,8 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.quantise_loops import QUANTISED, Reached, in_loop, loops, set_range
+from calibrate.pieces import LOOP
+from calibrate.quantise_loops import QUANTISED, Reached, compiled, in_loop, loops, set_range
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
 
@@ -50,17 +51,17 @@ def quantised(model: ov.Model, frames: Sequence[Pixels]) -> ov.Model:
     require_nncf()
     found = model.clone()
     for loop in loops(found):
-        if _has_weighted(loop.get_function()):
-            in_loop(found, loop, frames, _in_8_bits)
+        if _works(loop):
+            in_loop(found, loop, frames, _in_8_bits, _of_pixels)
     if _has_weighted(found):
-        found = _in_8_bits(found, [pixels[None] for pixels in frames])
+        found = _in_8_bits(found, range(len(frames)), lambda number: frames[number][None])
     if share_in_8_bits(found) <= share_in_8_bits(model):
         raise FitError("nothing in this network can be computed in 8 bits; use --precision bf16 or f32")
     return found
 
 
-def _in_8_bits(model: ov.Model, asked: Sequence[Any]) -> ov.Model:
-    """A copy of the model by NNCF, which asks it with each of these and looks into no loop."""
+def _in_8_bits(model: ov.Model, numbers: Sequence[int], read: Callable[[int], Any]) -> ov.Model:
+    """A copy of the model by NNCF, which asks it with what is read for each number and looks into no loop."""
     # Read when it is imported: else NNCF tells its makers, over the network, of every use.
     os.environ.setdefault("NNCF_CI", "1")
     import nncf
@@ -69,8 +70,8 @@ def _in_8_bits(model: ov.Model, asked: Sequence[Any]) -> ov.Model:
     with contextlib.redirect_stdout(io.StringIO()):  # its bars
         found: ov.Model = nncf.quantize(
             model,
-            nncf.Dataset(asked),
-            subset_size=len(asked),
+            nncf.Dataset(numbers, read),
+            subset_size=len(numbers),
             target_device=nncf.TargetDevice.CPU,
             ignored_scope=nncf.IgnoredScope(names=sorted(in_float(model)), validate=False),
         )
@@ -80,10 +81,16 @@ def _in_8_bits(model: ov.Model, asked: Sequence[Any]) -> ov.Model:
 
 def _take_every_pixel(model: ov.Model, known: set[str]) -> None:
     """Widen what pixels are rounded to, where that is new, from the range of good frames to that of all."""
-    _, ends = _reached(model.get_parameters(), _readers)
+    ends = _of_pixels(model)
     for node in model.get_ordered_ops():
-        if node.get_friendly_name() in (ends & _names(model, QUANTISED)) - known:
+        if node.get_friendly_name() in ends - known:
             set_range(node, _range_of(model, node.get_friendly_name()))
+
+
+def _of_pixels(model: ov.Model) -> set[str]:
+    """Names of the nodes that round to 8 bits what is but scaled pixels."""
+    _, ends = _reached(model.get_parameters(), _readers)
+    return ends & _names(model, QUANTISED)
 
 
 def _range_of(model: ov.Model, name: str) -> Reached:
@@ -92,9 +99,7 @@ def _range_of(model: ov.Model, name: str) -> Reached:
     node = next(node for node in copy.get_ordered_ops() if node.get_friendly_name() == name)
     before = ov.Model([op.result(node.input_value(0))], copy.get_parameters(), "pixels")
     shape, kind = copy.inputs[0].get_shape(), copy.inputs[0].get_element_type().to_dtype()
-    request = (
-        ov.Core().compile_model(before, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()
-    )
+    request = compiled(before)
     found = [np.array(request.infer([np.full(shape, level, kind)])[0]) for level in (0, 255)]
     return Reached(np.min(found).astype(np.float32), np.max(found).astype(np.float32))
 
@@ -154,14 +159,14 @@ def in_float(model: ov.Model) -> set[str]:
 
 
 def _reached(starts: Iterable[Any], following: Callable[[Any], list[Any]]) -> tuple[set[str], set[str]]:
-    """Names of the nodes between starts and the next weighted or quantised ones, and of these."""
+    """Names of the nodes between starts and the next weighted or quantised ones or loops, and of these."""
     between: set[str] = set()
     ends: set[str] = set()
     waiting = list(starts)
     while waiting:
         for node in following(waiting.pop()):
             name = node.get_friendly_name()
-            if _is_weighted(node) or node.get_type_name() == QUANTISED:
+            if _is_weighted(node) or node.get_type_name() == QUANTISED or _works(node):
                 ends.add(name)
             elif name not in between:
                 between.add(name)
@@ -179,6 +184,11 @@ def _readers(node: Any) -> list[Any]:
 
 def _is_weighted(node: Any) -> bool:
     return node.get_type_name() in WEIGHTED and _is_fixed(node.input_value(1).get_node())
+
+
+def _works(node: Any) -> bool:
+    """It is a loop with weighted nodes in it."""
+    return node.get_type_name() == LOOP and _has_weighted(node.get_function())
 
 
 def _is_fixed(node: Any) -> bool:

@@ -23,8 +23,8 @@ from inspectord.inspect import Floats
 QUANTISED = "FakeQuantize"
 SEEN = 128  # tiles at most that NNCF sees, for the errors of rounding that it makes good
 
-# Of a model and what it may be asked with, the same in 8 bits.
-Quantiser: TypeAlias = Callable[[ov.Model, Sequence[Any]], ov.Model]
+# Of a model, numbers, and what to ask it with for each of these, the same in 8 bits.
+Quantiser: TypeAlias = Callable[[ov.Model, Sequence[int], Callable[[int], Any]], ov.Model]
 
 
 class Reached(NamedTuple):
@@ -41,13 +41,22 @@ def loops(model: ov.Model) -> list[Any]:
     ]
 
 
-def in_loop(model: ov.Model, loop: Any, frames: Sequence[Pixels], quantiser: Quantiser) -> None:
-    """Bring the body of a loop of the model to 8 bits; frames, uint8 (height, width, channels), are good."""
+def in_loop(
+    model: ov.Model,
+    loop: Any,
+    frames: Sequence[Pixels],
+    quantiser: Quantiser,
+    of_pixels: Callable[[ov.Model], set[str]],
+) -> None:
+    """Bring the body of a loop of the model to 8 bits; frames, uint8 (height, width, channels), are good.
+
+    of_pixels names the nodes of a quantised body that round what is but scaled pixels: their range is right.
+    """
     body: ov.Model = loop.get_function()
     tiles = _Tiles(model, loop, frames)
-    shown = evenly(np.arange(len(frames) * tiles.blocks), SEEN)
-    found = quantiser(body, [tiles.read(*divmod(int(number), tiles.blocks)) for number in shown])
-    known = {node.get_friendly_name() for node in _activations(body)}
+    shown = evenly(np.arange(len(frames) * tiles.blocks), SEEN).tolist()
+    found = quantiser(body, shown, lambda number: tiles.read(*divmod(number, tiles.blocks)))
+    known = {node.get_friendly_name() for node in _activations(body)} | of_pixels(found)
     new = [node for node in _activations(found) if node.get_friendly_name() not in known]
     for node, reached in zip(new, _reached(found, new, tiles), strict=True):
         set_range(node, reached)
@@ -76,7 +85,7 @@ class _Tiles:
         self.blocks = int(loop.input_value(0).get_shape()[0]) // self.block
         copy = model.clone()
         same = next(node for node in loops(copy) if node.get_friendly_name() == loop.get_friendly_name())
-        self._request = _compiled(ov.Model([op.result(same.input_value(0))], copy.get_parameters(), "tiles"))
+        self._request = compiled(ov.Model([op.result(same.input_value(0))], copy.get_parameters(), "tiles"))
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -97,12 +106,12 @@ def _reached(model: ov.Model, new: Sequence[Any], tiles: _Tiles) -> list[Reached
     for node, shape in zip(nodes, shapes, strict=True):
         value = node.input_value(0)
         missing = len(value.get_shape()) - len(shape)
-        axes = op.constant([axis for axis, size in enumerate([1] * missing + shape) if size == 1])
+        axes = op.constant(np.flatnonzero(np.array([1] * missing + shape) == 1))
         ends += [op.reduce_min(value, axes, True), op.reduce_max(value, axes, True)]
     for node in nodes:
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(node.input_value(0))
-    request = _compiled(ov.Model([op.result(end) for end in ends], copy.get_parameters(), "reached"))
+    request = compiled(ov.Model([op.result(end) for end in ends], copy.get_parameters(), "reached"))
     low, high = ([np.zeros(shape, np.float32) for shape in shapes] for _ in range(2))
     for frame in range(len(tiles)):
         asked = [request.infer([tiles.read(frame, block)]) for block in range(tiles.blocks)]
@@ -122,5 +131,6 @@ def _activations(model: ov.Model) -> list[Any]:
     ]
 
 
-def _compiled(model: ov.Model) -> ov.InferRequest:
+def compiled(model: ov.Model) -> ov.InferRequest:
+    """In float32, to measure with."""
     return ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"}).create_infer_request()

@@ -641,7 +641,7 @@ def test_on_an_accelerator_only_what_stays_on_this_box_counts_as_its_memory(part
 )
 def test_the_memory_foreseen_is_what_a_training_takes(model, halved):
     """In a process of its own, for a peak stays; a fit's own peak leaves room besides. Taking the overhead
-    out of the estimate fails this.
+    out of the estimate fails this in float32.
     """
     done = subprocess.run(
         [sys.executable, "-c", TAKEN, model, str(int(halved))], capture_output=True, text=True, check=True
