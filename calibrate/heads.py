@@ -103,22 +103,22 @@ class _Plain:
 
     def __init__(self, positions: int, band: Band, halved: bool) -> None:
         shape = (positions, band.stop - band.start, band.stop)
-        # A constant that OpenVINO makes of floats takes ten times their memory meanwhile, and of an array of
-        # ours it would not keep the memory alive: so it gets memory of its own.
-        self._halves = ov.Tensor(ov.Type.bf16, ov.Shape(shape)) if halved else None
-        self._values = (
-            np.empty(shape, np.float32) if self._halves is None else self._halves.data.view(np.uint16)
-        )
+        # OpenVINO's memory, which a constant keeps alive and takes as it is: to make one of bf16 from floats
+        # takes ten times their memory meanwhile.
+        self._stored = ov.Tensor(ov.Type.bf16 if halved else ov.Type.f32, ov.Shape(shape))
+        self._halved = halved
 
     def write(self, start: int, values: Doubles) -> None:
-        self._values[start : start + len(values)] = values if self._halves is None else _to_bf16(values)
+        part = self._stored.data[start : start + len(values)]
+        if self._halved:
+            part.view(np.uint16)[:] = _to_bf16(values)
+        else:
+            part[:] = values
 
     def squared(self, x: ov.Output) -> ov.Output:
         """|W x|^2 of x (positions, 1, columns)."""
-        if self._halves is None:
-            matrix = op.constant(self._values, shared_memory=True).output(0)
-        else:
-            matrix = op.convert(ov.op.Constant(self._halves), ov.Type.f32).output(0)
+        stored = ov.op.Constant(self._stored)
+        matrix = (op.convert(stored, ov.Type.f32) if self._halved else stored).output(0)
         return _sum_of_squares(op.matmul(x, matrix, False, True).output(0))
 
 

@@ -58,7 +58,7 @@ def in_loop(
     found = quantiser(body, shown, lambda number: tiles.read(*divmod(number, tiles.blocks)))
     known = {node.get_friendly_name() for node in _activations(body)} | of_pixels(found)
     new = [node for node in _activations(found) if node.get_friendly_name() not in known]
-    for node, reached in zip(new, _reached(found, new, tiles), strict=True):
+    for node, reached in zip(new, _ranges(found, new, tiles), strict=True):
         set_range(node, reached)
     parameter, result = found.get_parameters()[0], found.get_results()[0].input_value(0)
     after = in_blocks([(parameter, loop.input_value(0))], result, tiles.block)
@@ -96,7 +96,7 @@ class _Tiles:
         return self._read[1][block * self.block :][: self.block].copy()  # a view would keep the whole frame
 
 
-def _reached(model: ov.Model, new: Sequence[Any], tiles: _Tiles) -> list[Reached]:
+def _ranges(model: ov.Model, new: Sequence[Any], tiles: _Tiles) -> list[Reached]:
     """What reaches the nodes `new` of a quantised body, where nothing else is rounded but its weights."""
     copy, names = model.clone(), [node.get_friendly_name() for node in new]
     by_name = {node.get_friendly_name(): node for node in _activations(copy)}

@@ -83,14 +83,10 @@ def frames(count=8, shape=(32, 40, 1)):
     return list(np.random.default_rng(0).integers(0, 256, (count, *shape), np.uint8))
 
 
-def answers(model):
-    return np.array([answer(model, pixels) for pixels in frames()])
-
-
-def answer(model, pixels):
-    return np.array(
-        compile_model(model, "CPU", "f32", threads=1).create_infer_request().infer([pixels[None]])[0]
-    )
+def answers(model, asked=None):
+    request = compile_model(model, "CPU", "f32", threads=1).create_infer_request()
+    asked = frames() if asked is None else asked
+    return np.array([request.infer([pixels[None]])[0] for pixels in asked])
 
 
 def nodes(model, kind):
@@ -171,7 +167,7 @@ def test_tiles_one_by_one_get_the_ranges_of_tiles_together():
     assert share_in_8_bits(apart) == share_in_8_bits(together) == 1
     assert edges(loop.get_function()) == pytest.approx(edges(together), rel=0.02)
     assert edges(together)[0] == pytest.approx(255)
-    exact, found = (np.array([answer(model, pixels) for pixels in good]) for model in (known, apart))
+    exact, found = (answers(model, good) for model in (known, apart))
     assert 0 < np.abs(found - exact).mean() < 0.05 * np.abs(exact).mean()
 
 
@@ -185,7 +181,7 @@ def test_what_follows_a_loop_is_in_8_bits_too_by_what_good_frames_reach_there():
     (loop,) = nodes(after, LOOP)
     assert len(nodes(loop.get_function(), QUANTISED)) == 2  # what its two convolutions take in
     before = model_of(lambda images: op.relu(in_tiles(images, True)).output(0), (1, 32, 40, 4))
-    reached = np.mean([answer(before, pixels).max() for pixels in good])
+    reached = np.mean([found.max() for found in answers(before, good)])
     assert edges(after) == pytest.approx([reached], rel=0.05)
 
 

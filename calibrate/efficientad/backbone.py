@@ -47,14 +47,10 @@ class Network:
             return [built_apart(self.detectors, images)]
         count, *shape = images.get_shape()
         detector = self.detectors[0] if self.detectors else self.untrained(*shape[1:])
-        if not self.looped(detector, count):
+        if count < LOOPED or detector.border == 0:
             return [detector.build(images)]
         tile = op.parameter([1, *shape], ov.Type.f32)
         return [in_blocks([(tile, images)], detector.build(tile.output(0)), 1)]
-
-    def looped(self, detector: Detector, tiles: int) -> bool:
-        """Whether the graph takes so many tiles one by one wherever it runs: see LOOPED."""
-        return tiles >= LOOPED and detector.border > 0 and len(self.detectors) < 2
 
     def untrained(self, height: int, width: int) -> Detector:
         return new_detector(self._kind, self.teacher, height, width, self._seed)
