@@ -73,6 +73,11 @@ def _figures(cells: Sequence[dict[str, Any]]) -> Row:
         "escapes": _rate([result["escapes"] for result in results]),
         "same_for_all_seeds": len(cells) > 1 and all(c["images"] == cells[0]["images"] for c in cells),
         "not_inspected": max(sum(image[2] is None for image in cell["images"]) for cell in cells),
+        "unlike": [
+            result["likeness"]["above"]
+            for result in results
+            if result["likeness"] and not result["likeness"]["alike"]
+        ],
         "blind": sum(recipe["is_blind"] for recipe in recipes),
         "fit_s": fmean(cell["fit"]["seconds"] for cell in cells),
         "fit_peak_mb": max(cell["fit"]["peak_mb"] for cell in cells),
@@ -217,6 +222,12 @@ def remarks(rows: Iterable[Row]) -> list[str]:
             said.append(f"{name}: every seed gives the same scores; nothing in this recipe is random")
         if row.get("not_inspected"):
             said.append(f"{name}: {row['not_inspected']} images could not be inspected; no AUROC counts them")
+        if row.get("unlike"):
+            most = max(row["unlike"], key=lambda above: above["events"])
+            said.append(
+                f"{name}: {most['events']} of {most['parts']} good test frames score more than nine in ten "
+                "of those that taught: they are of another kind, lot or light, and AUROC tells of that too"
+            )
         if row.get("blind"):
             said.append(
                 f"{name}: {row['blind']} of {len(row['seeds'])} recipes pass their marked frame, and fit by "

@@ -10,7 +10,16 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from calibrate.evaluation import GOOD, Evaluation, ImageScore, KindResult, PixelResult, Rate, image_auroc
+from calibrate.evaluation import (
+    GOOD,
+    Evaluation,
+    ImageScore,
+    KindResult,
+    Likeness,
+    PixelResult,
+    Rate,
+    image_auroc,
+)
 from calibrate.metrics import Floats, aupro, defect_regions, pixel_auroc
 from calibrate.progress import Progress
 from inspectord.errors import FrameError, SourceError
@@ -172,6 +181,7 @@ def _summary(recipe: Recipe, images: list[ImageScore], pixels: PixelResult | Non
         kinds=tuple(kinds),
         pixels=pixels,
         images=tuple(images),
+        likeness=Likeness.of(good, recipe.spec.limits),
     )
 
 

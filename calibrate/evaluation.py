@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,10 +10,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from calibrate.limits import chance_above
 from calibrate.metrics import auroc, rate_interval
 from inspectord.messages import Verdict
+from inspectord.recipe import Limits
 
-NAMED = 10  # escaped files that the table names
+NAMED = 10  # files of a list that the table names
+BY_CHANCE = 0.001  # less likely than this, and good test parts are not like those that taught
 GOOD = "good"  # the folder name of good parts; all others are kinds of defects
 
 
@@ -73,6 +77,34 @@ class PixelResult:
 
 
 @dataclass(frozen=True)
+class Likeness:
+    """Whether good test parts score as those did that taught, each held out."""
+
+    above: Rate  # that score more than nine in ten of those
+    chance: float  # of so many or more, were all of one kind
+    alike: bool
+
+    @classmethod
+    def of(cls, good: Sequence[ImageScore], limits: Limits) -> Likeness | None:
+        """None where the recipe does not tell, or no good part has a score."""
+        scores = [image.score for image in good if image.score is not None]
+        if limits.nine_in_ten is None or not scores:
+            return None
+        above = sum(score > limits.nine_in_ten for score in scores)
+        chance = chance_above(above, len(scores), limits.good_parts)
+        return cls(Rate.of(above, len(scores)), chance, chance >= BY_CHANCE)
+
+    def in_words(self) -> str:
+        """For who would take the figures for what the detector is worth."""
+        return (
+            f"note: {self.above.events} of {self.above.parts} good test parts score more than nine in ten of "
+            f"the good parts that taught; by chance {self.above.parts / 10:.0f} would. They are of another "
+            "kind or lot, or under other light, and AUROC and false rejects tell of that too. "
+            "Where such parts are good, teach them."
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     recipe: str
     recipe_hash: str
@@ -83,6 +115,9 @@ class Evaluation:
     kinds: tuple[KindResult, ...]
     pixels: PixelResult | None  # None: no masks
     images: tuple[ImageScore, ...]
+    likeness: Likeness | None = (
+        None  # None: the recipe is of before it was asked, or no good part has a score
+    )
 
     def to_json(self) -> dict[str, Any]:
         """Everything, every image's score included."""
@@ -110,11 +145,20 @@ class Evaluation:
             image.file for image in self.images if image.kind != GOOD and image.verdict == Verdict.PASS
         ]
         if escaped:
-            more = f" and {len(escaped) - NAMED} more" if len(escaped) > NAMED else ""
-            console.print(f"escaped: {', '.join(escaped[:NAMED])}{more}", markup=False, soft_wrap=True)
+            console.print(f"escaped: {_some(escaped)}", markup=False, soft_wrap=True)
+        if self.likeness is not None and not self.likeness.alike:
+            good = [image for image in self.images if image.kind == GOOD and image.score is not None]
+            highest = sorted(good, key=lambda image: image.score or 0, reverse=True)
+            named = _some([image.file for image in highest[: self.likeness.above.events]])
+            console.print(f"{self.likeness.in_words()} Highest: {named}", markup=False, soft_wrap=True)
         missed = [image for image in self.images if image.score is None]
         for image in missed:
             console.print(f"NOT_INSPECTED {image.file}: {image.why}", markup=False, soft_wrap=True)
+
+
+def _some(files: Sequence[str]) -> str:
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return f"{', '.join(files[:NAMED])}{more}"
 
 
 def _figure(value: float | None) -> str:

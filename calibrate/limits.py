@@ -37,6 +37,7 @@ class Limit:
     proven_rate: float  # upper bound at `confidence`, whatever the distribution (Clopper-Pearson)
     confidence: float
     good_parts: int
+    nine_in_ten: float  # so many held-out parts score at most this
     above: int  # held-out parts with a score over the limit
     order_statistic: float  # the conformal one, or the highest score where the parts do not reach the rate
     tail_bound: float | None  # None where no tail was fitted
@@ -64,6 +65,7 @@ class Limit:
             good_parts=self.good_parts,
             folds=folds,
             method=self.method,
+            nine_in_ten=self.nine_in_ten,
         )
 
 
@@ -96,6 +98,7 @@ def find_limit(held_out: npt.ArrayLike, wanted_rate: float) -> Limit:
         proven_rate=upper_bound(above, len(scores), CONFIDENCE),
         confidence=CONFIDENCE,
         good_parts=len(scores),
+        nine_in_ten=_rounded_up(float(scores[nine_in_ten(len(scores)) - 1])),
         above=above,
         order_statistic=order,
         tail_bound=bound,
@@ -139,6 +142,20 @@ def upper_bound(events: int, parts: int, confidence: float) -> float:
 def parts_to_prove(rate: float, confidence: float = CONFIDENCE) -> int:
     """Good parts, none over the limit, that prove at most `rate` false rejects: 299 for 1 %."""
     return math.ceil(math.log(1 - confidence) / math.log1p(-rate))
+
+
+def nine_in_ten(parts: int) -> int:
+    """How many of the parts, lowest scores first, are nine in ten."""
+    return math.ceil(0.9 * parts)
+
+
+def chance_above(above: int, others: int, parts: int) -> float:
+    """The chance that `above` or more of `others` good parts score over what nine in ten of `parts` score at
+    most, where all of them are drawn from the same kind: then every order of all scores is as likely as any
+    other (a beta-binomial distribution, whatever that of the scores).
+    """
+    place = nine_in_ten(parts)
+    return float(stats.betabinom.sf(above - 1, others, parts + 1 - place, place))
 
 
 def _sorted(held_out: npt.ArrayLike) -> Doubles:

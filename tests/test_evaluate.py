@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from calibrate.evaluate import evaluate
+from calibrate.evaluation import Likeness
 from calibrate.fit import fit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
@@ -69,6 +70,41 @@ def test_scores_are_the_inspectors_own(data, recipe):
         assert image.score == inspector.score(read_image(data / "test" / image.file)).score
 
 
+def printed(result):
+    from rich.console import Console
+
+    console = Console(record=True, width=120, file=io.StringIO())
+    result.show(console)
+    return console.export_text()
+
+
+def test_good_parts_as_those_that_taught_are_called_alike(data, recipe):
+    result = evaluate(recipe, data, Silent(), threads=2)
+    assert result.likeness is not None
+    assert result.likeness.alike
+    assert result.likeness.above.parts == 6
+    assert "note" not in printed(result)
+
+
+def test_good_parts_under_other_light_are_noted_and_the_highest_named(data, recipe, tmp_path):
+    """Six good parts, darker by a third: all score more than those that taught, which no chance explains."""
+    for path in sorted((data / "test/good").iterdir()):
+        write(tmp_path / "test/good" / path.name, (read_image(path) * 0.67).astype(np.uint8))
+    result = evaluate(recipe, tmp_path, Silent(), threads=2)
+    highest = max(result.images, key=lambda image: image.score)
+    text = printed(result)
+    assert "note: 6 of 6 good test parts score more than nine in ten" in text
+    assert "by chance 1 would" in text
+    assert f"Highest: {highest.file}, " in text
+    assert json.loads(json.dumps(result.to_json()))["likeness"]["alike"] is False
+
+
+def test_a_recipe_of_before_it_was_kept_says_nothing_of_likeness(data, recipe):
+    of_old = recipe.spec.limits.model_copy(update={"nine_in_ten": None})
+    assert Likeness.of(evaluate(recipe, data, Silent(), threads=2).images, of_old) is None
+    assert Likeness.of([], recipe.spec.limits) is None
+
+
 def test_json_holds_everything_and_is_json(data, recipe):
     table = json.loads(json.dumps(evaluate(recipe, data, Silent(), threads=2).to_json()))
     assert len(table["images"]) == 16
@@ -76,11 +112,7 @@ def test_json_holds_everything_and_is_json(data, recipe):
 
 
 def test_a_table_for_people(data, recipe):
-    from rich.console import Console
-
-    console = Console(record=True, width=120, file=io.StringIO())
-    evaluate(recipe, data, Silent(), threads=2).show(console)
-    text = console.export_text()
+    text = printed(evaluate(recipe, data, Silent(), threads=2))
     assert "all defects" in text
     assert "AUPRO at 0.30" in text
 

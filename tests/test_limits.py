@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from calibrate.limits import find_limit, in_words, parse_rate, parts_to_prove, upper_bound
+from calibrate.limits import (
+    chance_above,
+    find_limit,
+    in_words,
+    nine_in_ten,
+    parse_rate,
+    parts_to_prove,
+    upper_bound,
+)
 from inspectord.errors import FitError
 
 LAWS = {
@@ -59,6 +68,29 @@ def test_the_limit_is_never_below_the_order_statistic_and_no_held_out_part_beyon
     limit = find_limit(sample, 0.001)
     assert limit.score >= limit.order_statistic
     assert limit.above <= 3
+
+
+@pytest.mark.parametrize(("parts", "place"), [(2, 2), (9, 9), (10, 9), (30, 27), (470, 423)])
+def test_nine_in_ten_held_out_parts_score_at_most_what_the_recipe_keeps(parts, place):
+    sample = np.random.default_rng(parts).permutation(parts) + 0.1
+    found = find_limit(sample, 0.01).for_recipe("").nine_in_ten
+    assert found is not None
+    assert nine_in_ten(parts) == place == np.count_nonzero(sample <= found)
+    assert found == pytest.approx(np.sort(sample)[place - 1], rel=1e-6)
+
+
+@pytest.mark.parametrize(("parts", "others"), [(2, 1), (5, 4), (11, 3)])
+def test_the_chance_that_others_score_more_counts_the_orders_in_which_they_do(parts, others):
+    """All places of `others` among parts + others are as likely: how many of them lie above the kept one?"""
+    whole = parts + others
+    counts = np.zeros(others + 1)
+    for chosen in itertools.combinations(range(whole), others):
+        taught = [place for place in range(whole) if place not in chosen]
+        kept = taught[nine_in_ten(parts) - 1]
+        counts[sum(place > kept for place in chosen)] += 1
+    for above in range(others + 1):
+        expected = counts[above:].sum() / counts.sum()
+        assert chance_above(above, others, parts) == pytest.approx(expected, rel=1e-9), above
 
 
 def test_proven_is_what_clopper_and_pearson_allow():
