@@ -88,7 +88,7 @@ def find_limit(held_out: npt.ArrayLike, wanted_rate: float) -> Limit:
     order, reached = _order_statistic(scores, wanted_rate)
     tail = Tail.fit(scores, wanted_rate)
     bound = tail.bound(wanted_rate) if tail else None
-    score = _rounded_up(max(order, order if bound is None else bound))
+    score = _score(order, bound)
     above = int(np.count_nonzero(scores > score))
     estimated = tail.rate(score) if tail else (above + 1) / (len(scores) + 1)
     return Limit(
@@ -174,6 +174,10 @@ def _order_statistic(scores: Doubles, rate: float) -> tuple[float, bool]:
     return float(scores[min(place, len(scores)) - 1]), place <= len(scores)
 
 
+def _score(order: float, bound: float | None) -> float:
+    return _rounded_up(max(order, order if bound is None else bound))
+
+
 def _rounded_up(score: float) -> float:
     """The next float32 at or above: the graph's scores are float32, and an equal one must pass."""
     single = np.float32(score)
@@ -194,6 +198,17 @@ def _method(order: float, bound: float | None, reached: bool, tail: Tail | None)
     )
 
 
+def _with_another_rate(scores: Doubles, rate: float, limit: float) -> str:
+    """What the limit would be for the strictest rate that so many parts could prove; else for the loosest."""
+    can = [each for each in PROVABLE if parts_to_prove(each) <= len(scores)]
+    other = min(can, default=PROVABLE[0])
+    tail = Tail.fit(scores, other)
+    found = _score(_order_statistic(scores, other)[0], tail.bound(other) if tail else None)
+    if other <= rate or not found < limit:
+        return ""
+    return f" With --max-false-rejects 1/{1 / other:.0f} it would be {found:.4g} instead of {limit:.4g}."
+
+
 def _warnings(scores: Doubles, rate: float, limit: float) -> tuple[str, ...]:
     found = []
     if scores[0] == scores[-1]:
@@ -208,6 +223,7 @@ def _warnings(scores: Doubles, rate: float, limit: float) -> tuple[str, ...]:
         found.append(
             f"The limit is {limit / scores[-1]:.1f} times the highest good part's score, because "
             f"{len(scores):,} parts say little about rare ones. More good parts lower it; fewer defects pass."
+            + _with_another_rate(scores, rate, limit)
         )
     rest = Tail.fit(scores[:-1], rate) if len(scores) > 4 else None
     if rest and scores[-1] > rest.start and len(scores) * rest.rate(float(scores[-1])) < STANDS_OUT:

@@ -128,6 +128,16 @@ def test_a_limit_far_above_the_highest_part_says_why():
     assert not any("times the highest good part" in warning for warning in many.warnings)
 
 
+def test_a_limit_far_above_tells_the_one_of_a_rate_that_so_many_parts_can_prove():
+    sample = LAWS["log-normal"].rvs(size=400, random_state=np.random.default_rng(3)) ** 3
+    (said,) = [text for text in find_limit(sample, 0.0001).warnings if "times the highest" in text]
+    told = find_limit(sample, 0.01).score
+    assert f"With --max-false-rejects 1/100 it would be {told:.4g} instead of" in said
+    (said,) = [text for text in find_limit(sample[:40], 0.0001).warnings if "times the highest" in text]
+    assert f"1/100 it would be {find_limit(sample[:40], 0.01).score:.4g}" in said, "nothing can be proven"
+    assert "--max-false-rejects" not in "".join(find_limit(sample[:40], 0.01).warnings)
+
+
 def test_a_part_far_out_is_pointed_at_and_others_are_not():
     scores = np.random.default_rng(0).normal(10, 1, 200)
     assert not any("far out" in warning for warning in find_limit(scores, 0.01).warnings)
