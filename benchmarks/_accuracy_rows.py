@@ -225,8 +225,9 @@ def remarks(rows: Iterable[Row]) -> list[str]:
         if row.get("unlike"):
             most = max(row["unlike"], key=lambda above: above["events"])
             said.append(
-                f"{name}: {most['events']} of {most['parts']} good test frames score more than nine in ten "
-                "of those that taught: they are of another kind, lot or light, and AUROC tells of that too"
+                f"{name}: in {len(row['unlike'])} of {len(row['seeds'])} seeds good test frames are unlike "
+                f"the fit's: up to {most['events']} of {most['parts']} score more than nine in ten of those, "
+                "held out; AUROC tells of that too"
             )
         if row.get("blind"):
             said.append(

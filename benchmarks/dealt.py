@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from calibrate.evaluation import GOOD
+from calibrate.texts import number
 from inspectord.errors import InspectordError, SourceError
 from inspectord.sources.files import list_images
 
@@ -34,8 +35,9 @@ def deal(folder: Path, out: Path, seed: int) -> tuple[int, int]:
         for name, path in (named[index] for index in chosen):
             _link(path, out / place / GOOD / name)
     for kind in sorted((folder / "test").iterdir()):
-        if kind.is_dir() and kind.name != GOOD:
-            _link(kind, out / "test" / kind.name)
+        if kind.is_dir() and kind.name != GOOD:  # file by file: who digests a set follows no folder's link
+            for path in list_images(kind):
+                _link(path, out / "test" / kind.name / path.relative_to(kind))
     if (folder / "ground_truth").is_dir():
         _link(folder / "ground_truth", out / "ground_truth")
     return edge, len(named) - edge
@@ -55,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "folder", type=Path, metavar="FOLDER", help="with train/good, test/good, test/<defect>"
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=number(0), default=0)
     options = parser.parse_args(arguments)
     try:
         taught, tested = deal(options.folder, options.out, options.seed)

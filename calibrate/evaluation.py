@@ -10,7 +10,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from calibrate.limits import chance_above
+from calibrate.limits import chance_above, usually_above
 from calibrate.metrics import auroc, rate_interval
 from inspectord.messages import Verdict
 from inspectord.recipe import Limits
@@ -78,10 +78,11 @@ class PixelResult:
 
 @dataclass(frozen=True)
 class Likeness:
-    """Whether good test parts score as those did that taught, each held out."""
+    """Whether good test parts score as those of the fit did, each held out."""
 
     above: Rate  # that score more than nine in ten of those
-    chance: float  # of so many or more, were all of one kind
+    usual: float  # number of them, on average, were all different parts of one kind
+    chance: float  # of so many or more
     alike: bool
 
     @classmethod
@@ -92,15 +93,16 @@ class Likeness:
             return None
         above = sum(score > limits.nine_in_ten for score in scores)
         chance = chance_above(above, len(scores), limits.good_parts)
-        return cls(Rate.of(above, len(scores)), chance, chance >= BY_CHANCE)
+        usual = usually_above(len(scores), limits.good_parts)
+        return cls(Rate.of(above, len(scores)), usual, chance, chance >= BY_CHANCE)
 
     def in_words(self) -> str:
         """For who would take the figures for what the detector is worth."""
         return (
             f"note: {self.above.events} of {self.above.parts} good test parts score more than nine in ten of "
-            f"the good parts that taught; by chance {self.above.parts / 10:.0f} would. They are of another "
-            "kind or lot, or under other light, and AUROC and false rejects tell of that too. "
-            "Where such parts are good, teach them."
+            f"the fit's good parts, each held out; by chance {self.usual:.2g} would. They are of another "
+            "kind or lot, or under other light, or the fit's frames show the same parts more than once. "
+            "AUROC and false rejects tell of that too. Where such parts are good, teach them."
         )
 
 

@@ -151,11 +151,16 @@ def nine_in_ten(parts: int) -> int:
 
 def chance_above(above: int, others: int, parts: int) -> float:
     """The chance that `above` or more of `others` good parts score over what nine in ten of `parts` score at
-    most, where all of them are drawn from the same kind: then every order of all scores is as likely as any
+    most, where all are different parts of the same kind: then every order of all scores is as likely as any
     other (a beta-binomial distribution, whatever that of the scores).
     """
     place = nine_in_ten(parts)
     return float(stats.betabinom.sf(above - 1, others, parts + 1 - place, place))
+
+
+def usually_above(others: int, parts: int) -> float:
+    """How many of the others do so, on average."""
+    return others * (parts + 1 - nine_in_ten(parts)) / (parts + 1)
 
 
 def _sorted(held_out: npt.ArrayLike) -> Doubles:
@@ -202,9 +207,11 @@ def _with_another_rate(scores: Doubles, rate: float, limit: float) -> str:
     """What the limit would be for the strictest rate that so many parts could prove; else for the loosest."""
     can = [each for each in PROVABLE if parts_to_prove(each) <= len(scores)]
     other = min(can, default=PROVABLE[0])
+    if other <= rate:
+        return ""
     tail = Tail.fit(scores, other)
     found = _score(_order_statistic(scores, other)[0], tail.bound(other) if tail else None)
-    if other <= rate or not found < limit:
+    if not found < limit:
         return ""
     return f" With --max-false-rejects 1/{1 / other:.0f} it would be {found:.4g} instead of {limit:.4g}."
 

@@ -36,6 +36,7 @@ def test_every_good_frame_is_dealt_once_and_defects_stay(frames, tmp_path, capsy
     assert set(tested) & set(range(6)), "some that taught are among those for testing now"
     assert greys(out / "test/dent") == [10]
     assert greys(out / "ground_truth/dent") == [11]
+    assert not [path for path in (out / "test").rglob("*") if path.is_symlink() and path.is_dir()]
 
 
 def test_a_seed_repeats_itself_and_another_deals_otherwise(frames, tmp_path):
