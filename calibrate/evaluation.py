@@ -117,9 +117,8 @@ class Evaluation:
     kinds: tuple[KindResult, ...]
     pixels: PixelResult | None  # None: no masks
     images: tuple[ImageScore, ...]
-    likeness: Likeness | None = (
-        None  # None: the recipe is of before it was asked, or no good part has a score
-    )
+    # None: the recipe is of before it was asked, or no good part has a score.
+    likeness: Likeness | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Everything, every image's score included."""
