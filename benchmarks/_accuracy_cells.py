@@ -21,7 +21,7 @@ from benchmarks._common import ROOT, Measured, Words, attempted, scratch, versio
 from calibrate import backbones, flags
 from calibrate.chosen import fit_options
 from calibrate.evaluation import GOOD
-from calibrate.options import EFFICIENTAD, MODELS
+from calibrate.options import MODELS, TRAINED
 from inspectord.errors import FitError, SettingsError
 from inspectord.recipe import file_hash
 
@@ -76,10 +76,10 @@ def default_configurations() -> list[Configuration]:
         return fit_options(parser.parse_args(["good", "--product", PRODUCT, *words]))
 
     backbone_names = shipped_backbones()
-    kinds = [kind for kind in MODELS if kind not in EFFICIENTAD]
+    kinds = [kind for kind in MODELS if kind not in TRAINED]
     pairs: list[tuple[str, ...]]
     pairs = [("--model", kind, "--backbone", name) for kind in kinds for name in backbone_names]
-    pairs.append(("--model", "efficientad-lite"))
+    pairs += [("--model", "efficientad-lite"), ("--model", "padim-seg")]
     others = [words for words in pairs if meant(words) != meant(())]
     named = [Configuration(" ".join(words[1::2]), words) for words in others]
     return [Configuration("default", ()), *named]

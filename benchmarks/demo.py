@@ -31,7 +31,8 @@ def main() -> int:
     good, recipes = folder / "good", folder / "recipes"
     _run("capture", good, "--line", "--seed", str(SEED_GOOD), "--rate", "200", "--frames", str(options.good))
     _say("2. teach: fit a recipe from them, with a limit of at most 1 false reject in 1,000")
-    fitted = _run("fit", good, "--product", "flange", "--recipes", recipes, "--max-false-rejects", "1/1000")
+    wanted = ("--product", "flange", "--recipes", recipes, "--max-false-rejects", "1/1000")
+    fitted = _run("fit", good, *wanted, *options.fit_options)
     _say(f"3. inspect {options.parts} triggered parts at {options.rate:g} a second, 1 in 10 defective")
     received, messages = _inspect(folder, recipes, options)
     report |= {
@@ -121,6 +122,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--parts", type=int, default=500, help="parts to inspect")
     parser.add_argument("--rate", type=float, default=25.0, help="parts a second")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
+    parser.add_argument(
+        "fit_options", nargs="*", metavar="-- FIT OPTION", help="after --: more options for `calibrate fit`"
+    )
     return parser.parse_args()
 
 

@@ -24,8 +24,8 @@ from openvino import opset15 as op
 
 from benchmarks._common import finish, new_report, table
 from benchmarks.anomalib_padim import take_turns
-from calibrate.heads import LOOP_BYTES, Band, bands
-from calibrate.pieces import in_blocks, largest_divisor, sliced
+from calibrate.heads import LOOP_BYTES, Band, bands, columns_of, root, sum_of_squares
+from calibrate.pieces import in_blocks, largest_divisor
 
 HIGHEST = np.float32(127)
 
@@ -42,15 +42,11 @@ def rounded(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def columns(rows: ov.Output, cut: Band) -> ov.Output:
-    return rows if rows.get_shape()[2] == cut.stop else sliced(rows, [0], [cut.stop], [2])
+    return columns_of(rows, 0, cut.stop)
 
 
 def distance(products: list[ov.Output]) -> ov.Output:
-    squares = [op.reduce_sum(op.multiply(y, y), op.constant([1, 2]), False) for y in products]
-    total = squares[0]
-    for square in squares[1:]:
-        total = op.add(total, square)
-    return op.sqrt(total).output(0)
+    return root([sum_of_squares(y) for y in products])
 
 
 def plain(rows: ov.Output, matrices: np.ndarray, cuts: list[Band]) -> ov.Output:

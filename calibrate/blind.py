@@ -166,6 +166,8 @@ class Blind:
         more = "look closer with --tile or --roi" if self.middle else "leave out with --ignore what may vary"
         if plan.options.per_tile:
             more = "leave --per-tile out, for a tile alone has few patches to learn from"
+        if plan.options.model == "padim-seg":
+            more = "take --model padim without --adapt"
         return found + (
             f"The least usual good parts are {', '.join(suspects)}: are they really good? If so, teach more "
             f"alike parts, or {more}"

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from pydantic import ValidationError
 
-from calibrate.options import EFFICIENTAD, FitOptions
+from calibrate.options import EFFICIENTAD, TRAINED, FitOptions
 from inspectord.errors import SettingsError
 from inspectord.settings import (
     Camera,
@@ -32,14 +32,14 @@ GOES_WITH = {
     "rate": ("folder", "video", "line"),
 }
 
-OF_MODEL = {
-    "epsilon": "padim",
-    "coreset": "patchcore",
-    "position_weight": "patchcore",
-    "reweight": "patchcore",
-    "steps": "efficientad",
-    "minutes": "efficientad",
-    "train_device": "efficientad",
+OF_MODEL: dict[str, tuple[str, ...]] = {
+    "epsilon": ("padim", "padim-seg"),
+    "coreset": ("patchcore",),
+    "position_weight": ("patchcore",),
+    "reweight": ("patchcore",),
+    "steps": ("efficientad-...", "padim-seg"),
+    "minutes": ("efficientad-...", "padim-seg"),
+    "train_device": ("efficientad-...",),
 }
 NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction", "surroundings")
 
@@ -49,15 +49,23 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     if options.overlap is not None and not (options.tile or options.grid):
         raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
     named = options.backbone is not None and not options.backbone.endswith((".onnx", ".xml"))
-    _not_of_efficientad(options)
+    _not_of_trained(options)
     if options.weights is not None and not named and options.model not in EFFICIENTAD:
         raise SettingsError("--weights goes with a --backbone by name, as in resnet18; leave it out")
     if options.model == "patchcore" and options.reduction is not None and options.dimensions is None:
         raise SettingsError("--reduction goes with --dimensions here, else nothing is left out; leave it out")
-    for flag, model in OF_MODEL.items():
-        kind = (options.model or FitOptions.model).partition("-")[0]
-        if getattr(options, flag) is not None and kind != model:
-            raise SettingsError(f"--{flag.replace('_', '-')} goes with --model {model} only; leave it out")
+    if options.adapt not in (None, "off") and (options.minutes is not None or options.steps is not None):
+        raise SettingsError(
+            "--adapt has its minutes itself, as in --adapt 15; --minutes and --steps go with --model "
+            "padim-seg"
+        )
+    for flag, models in OF_MODEL.items():
+        if getattr(options, flag) is not None and family(options.model or FitOptions.model) not in models:
+            raise SettingsError(
+                f"--{flag.replace('_', '-')} goes with --model {' or '.join(models)} only; leave it out"
+            )
+    if options.adapt is not None and options.model not in (None, "padim"):
+        raise SettingsError("--adapt goes with --model padim only; leave it out")
     if options.max_int8_loss is not None and options.precision != "int8":
         raise SettingsError("--max-int8-loss goes with --precision int8 only; leave it out")
     if options.reweight is not None and not options.absolute:
@@ -69,18 +77,23 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     return FitOptions(**given)
 
 
-def _not_of_efficientad(options: argparse.Namespace) -> None:
-    """Its networks are its own, and one training holds out one set of frames."""
-    if options.model not in EFFICIENTAD:
+def family(model: str) -> str:
+    """A model kind as OF_MODEL names it."""
+    return "efficientad-..." if model in EFFICIENTAD else model
+
+
+def _not_of_trained(options: argparse.Namespace) -> None:
+    """What trains a network has no use for some flags."""
+    if options.model not in TRAINED:
         return
-    for flag in NOT_OF_EFFICIENTAD:
+    for flag in NOT_OF_EFFICIENTAD if options.model in EFFICIENTAD else ("surroundings",):
         if getattr(options, flag) is not None:
             raise SettingsError(f"--{flag} has no effect with --model {options.model}; leave it out")
     if options.extendable:
         raise SettingsError(
             f"--extendable: no frames can be added to what --model {options.model} has learned; leave it out"
         )
-    if options.folds in ("loo", "run"):
+    if options.folds in ("loo", "run") and options.model in EFFICIENTAD:
         raise SettingsError(
             f"--folds {options.folds} would take many trainings with --model {options.model}; give a number: "
             "one frame in so many is held out"

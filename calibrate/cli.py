@@ -264,6 +264,8 @@ COMMANDS: dict[str, tuple[Command, str, dict[str, str], Arguments]] = {
             "--max-false-rejects 1/5000": "look closely, inside a rectangle only, and reject fewer parts",
             "calibrate fit good --product flange --ignore-polygon '0,0 80,0 0,80' --no-activate": "leave a "
             "corner out; store the recipe, and decide later with calibrate activate",
+            "calibrate fit good --product flange --adapt auto": "five minutes more: learn to tell made-up "
+            "defects on the good frames, where that finds more",
         },
         flags.add_fit,
     ),

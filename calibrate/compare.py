@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shlex
 import tempfile
@@ -23,11 +24,11 @@ from calibrate.compare_words import advise
 from calibrate.compare_worker import ask
 from calibrate.evaluation import GOOD
 from calibrate.images import GoodFrames
-from calibrate.options import FitOptions
+from calibrate.options import ADAPT_FEWEST, FitOptions
 from calibrate.progress import Progress
 from calibrate.show import say
 from calibrate.synthetic import KINDS
-from inspectord.errors import FrameError
+from inspectord.errors import FitError, FrameError
 from inspectord.frame import letterbox
 from inspectord.sources.files import list_images, read_image
 
@@ -103,6 +104,7 @@ def compare(wanted: Wanted, progress: Progress) -> Comparison:
     first = wanted.kinds[0]
     with _folders(wanted.keep) as (work, place):
         parted = split(first, first.seed, work, progress)
+        _check_enough(wanted, len(parted.teaching))
         given = None if wanted.defective is None else given_set(wanted.defective, parted, work / "given")
         examples = _examples(parted, given, first.letterbox)
         saved = _saved(examples, work)
@@ -124,6 +126,15 @@ def compare(wanted: Wanted, progress: Progress) -> Comparison:
         rows=tuple(rows),
         examples=examples,
     )
+
+
+def _check_enough(wanted: Wanted, teaching: int) -> None:
+    """Before the first fit, for the last one would say so after minutes."""
+    if teaching < ADAPT_FEWEST and any(options.model == "padim-seg" for options in wanted.kinds):
+        raise FitError(
+            f"every fourth good frame is held out here, and {teaching} are left to teach; padim-seg needs "
+            f"{ADAPT_FEWEST}: give {math.ceil(ADAPT_FEWEST * 4 / 3)} good frames, or leave it out of --models"
+        )
 
 
 @contextlib.contextmanager

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 
 from calibrate import flags, texts
-from calibrate.options import EFFICIENTAD, MODELS
+from calibrate.options import MODELS, TRAINED
 
-SOON = tuple(kind for kind in MODELS if kind not in EFFICIENTAD)  # these need no training
+SOON = tuple(kind for kind in MODELS if kind not in TRAINED)  # these need no training
 
 
 def add_compare(parser: argparse.ArgumentParser) -> None:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from calibrate.chosen import NOT_OF_EFFICIENTAD, OF_MODEL, fit_options
+from calibrate.chosen import NOT_OF_EFFICIENTAD, OF_MODEL, family, fit_options
 from calibrate.options import EFFICIENTAD, FitOptions
 from inspectord.errors import SettingsError, StateError
 
@@ -54,5 +54,5 @@ def _takes(kind: str, flag: str, options: argparse.Namespace) -> bool:
     if flag == "weights":  # of the backbone, where one is named; else of the trained kinds' teacher
         return trained == (options.backbone is None)
     if flag in OF_MODEL:
-        return OF_MODEL[flag] == kind.partition("-")[0]
-    return not trained
+        return family(kind) in OF_MODEL[flag]
+    return not trained and (flag != "surroundings" or kind != "padim-seg")

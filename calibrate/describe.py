@@ -95,7 +95,10 @@ def _folds_now(plan: Plan) -> str:
             f"{len(plan.measured)} of {len(plan.good)} frames, which taught the network nothing but when to "
             "stop and which errors are usual"
         )
-    return "leave-one-out" if plan.folds.leave_one_out else f"{len(np.unique(plan.folds.of_frame))} folds"
+    if plan.folds.leave_one_out:
+        return "leave-one-out"
+    learned = ", each judged by the network that learned on others" if plan.kind.name == "padim-seg" else ""
+    return f"{len(np.unique(plan.folds.of_frame))} folds{learned}"
 
 
 def _extended(plan: Plan) -> dict[str, str]:

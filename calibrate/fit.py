@@ -11,14 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
+from calibrate.adapt import NothingGainedError, plain
 from calibrate.ensemble import level_tiles
 from calibrate.folds import Indices
 from calibrate.graph import Head, recipe_model, valid_cells
 from calibrate.kinds import Fitted, Learned
 from calibrate.learned import LEARNED, keep
-from calibrate.levels import Levels, level, plain
+from calibrate.levels import Levels, level
+from calibrate.levels import plain as in_distances
 from calibrate.options import Estimate
-from calibrate.plan import Plan
+from calibrate.plan import Plan, prepare
 from calibrate.progress import Progress
 from calibrate.publish import publish
 from calibrate.spool import Scratch
@@ -78,6 +80,14 @@ def _frame_seconds(plan: Plan) -> float:
 
 def fit(plan: Plan, progress: Progress) -> Recipe:
     """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
+    try:
+        return _fitted(plan, progress)
+    except NothingGainedError as error:
+        progress.note(f"the fit is not adapted to the part: {error}")
+    return _fitted(prepare(plain(plan.options), progress, plan.good), progress)
+
+
+def _fitted(plan: Plan, progress: Progress) -> Recipe:
     with plan.kind.trained(plan, progress) as ready, Scratch() as folder:
         if ready.options.precision == "int8" and ready.earlier is None:  # else the graph is so already
             from calibrate.eight_bits import in_eight_bits
@@ -106,7 +116,7 @@ def _scores(
     plan: Plan, learned: Learned, joiner: Joiner, progress: Progress
 ) -> tuple[Head, Levels | None, Fitted]:
     if plan.options.absolute:
-        return learned.head, None, plain(learned, joiner)
+        return learned.head, None, in_distances(learned, joiner)
     if plan.options.normalise == "tile":
         by_tile, fitted = level_tiles(learned, joiner, plan.folds, progress)
         return by_tile.over(learned.head), None, fitted

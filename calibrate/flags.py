@@ -139,8 +139,16 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         choices=MODELS,
         help="padim: what is normal at each place, for parts that lie alike; patchcore: what is normal "
-        "anywhere, for textures and parts that move; efficientad-s, -m, -lite: a network trained on the good "
-        "frames (needs torch), lite for CPUs; default: padim",
+        "anywhere, for textures and parts that move; padim-seg: padim, and networks that were shown "
+        "made-up defects on the good frames (needs torch); efficientad-s, -m, -lite: a network trained on "
+        "the good frames (needs torch), lite for CPUs; default: padim",
+    )
+    add(
+        "--adapt",
+        type=texts.adapt,
+        metavar="auto|off|MINUTES",
+        help="padim: adapt it to the part, which is --model padim-seg, by a training of so many minutes at "
+        "most; auto: of 5, where it can be had (torch, 80 good frames, memory); default: off",
     )
     add_of_model(add)
 
@@ -214,16 +222,21 @@ def add_of_model(add: Callable[..., object]) -> None:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """What a fit and a comparison take of the kinds that are trained."""
-    add = parser.add_argument_group("training, with --model efficientad-...").add_argument
-    add("--steps", type=texts.number(1), metavar="N", help="default for -s and -m: 70000, the paper's")
+    add = parser.add_argument_group("training, with --model efficientad-... or padim-seg").add_argument
+    add(
+        "--steps",
+        type=texts.number(1),
+        metavar="N",
+        help="default for efficientad-s and -m: 70000, the paper's; for padim-seg: at most 250 a network",
+    )
     add(
         "--minutes",
         type=texts.number(0.01, float),
         metavar="M",
-        help="instead of --steps: as many as this box does in so long, by the clock, so that two fits may "
-        "differ; default for -lite: 4",
+        help="instead of --steps: by the clock, so that two fits may differ: as many as this box does in so "
+        "long; padim-seg: in at most so long; default for efficientad-lite: 4, for padim-seg: 5",
     )
-    add("--train-device", choices=("cpu", "cuda"), help="default: cpu")
+    add("--train-device", choices=("cpu", "cuda"), help="of efficientad-...; default: cpu")
 
 
 def add_box(parser: argparse.ArgumentParser) -> None:

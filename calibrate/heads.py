@@ -92,10 +92,10 @@ class WhiteningWriter:
         if self.packed:
             return _loop(rows, self._bands, self._packed)
         squares = [
-            store.squared(_columns(rows, 0, band.stop))
+            store.squared(columns_of(rows, 0, band.stop))
             for band, store in zip(self._bands, self._plain, strict=True)
         ]
-        return _root(squares)
+        return root(squares)
 
 
 class _Plain:
@@ -119,7 +119,7 @@ class _Plain:
         """|W x|^2 of x (positions, 1, columns)."""
         stored = ov.op.Constant(self._stored)
         matrix = (op.convert(stored, ov.Type.f32) if self._halved else stored).output(0)
-        return _sum_of_squares(op.matmul(x, matrix, False, True).output(0))
+        return sum_of_squares(op.matmul(x, matrix, False, True).output(0))
 
 
 def _to_bf16(values: Doubles) -> npt.NDArray[np.uint16]:
@@ -177,23 +177,23 @@ class _Packed:
         coarse = op.multiply(op.convert(high, ov.Type.f32), op.constant(np.float32(256)))
         whole = op.add(coarse, op.convert(low, ov.Type.f32))
         rest = op.multiply(op.matmul(x, whole, False, True), scale)
-        own = op.multiply(_columns(x, self._start, columns), diagonal)
-        return [high, low, scale, diagonal], _sum_of_squares(op.add(rest, own).output(0))
+        own = op.multiply(columns_of(x, self._start, columns), diagonal)
+        return [high, low, scale, diagonal], sum_of_squares(op.add(rest, own).output(0))
 
 
-def _columns(rows: ov.Output, start: int, stop: int) -> ov.Output:
+def columns_of(rows: ov.Output, start: int, stop: int) -> ov.Output:
     """Columns start to stop of rows (positions, 1, columns)."""
     if (start, stop) == (0, rows.get_shape()[2]):
         return rows
     return sliced(rows, [start], [stop], [2])
 
 
-def _sum_of_squares(y: ov.Output) -> ov.Output:
+def sum_of_squares(y: ov.Output) -> ov.Output:
     """(positions,) of y (positions, 1, rows)."""
     return op.reduce_sum(op.multiply(y, y), op.constant([1, 2]), False).output(0)
 
 
-def _root(squares: list[ov.Output]) -> ov.Output:
+def root(squares: list[ov.Output]) -> ov.Output:
     total = squares[0]
     for square in squares[1:]:
         total = op.add(total, square).output(0)
@@ -209,7 +209,7 @@ def _loop(rows: ov.Output, cuts: list[Band], stores: list[_Packed]) -> ov.Output
     inputs: list[tuple[op.Parameter, ov.Output]] = [(inner_rows, rows)]
     squares = []
     for band, store in zip(cuts, stores, strict=True):
-        parameters, square = store.squared(_columns(inner_rows.output(0), 0, band.stop), block)
+        parameters, square = store.squared(columns_of(inner_rows.output(0), 0, band.stop), block)
         inputs += list(zip(parameters, store.constants(), strict=True))
         squares.append(square)
-    return in_blocks(inputs, _root(squares), block)
+    return in_blocks(inputs, root(squares), block)

@@ -16,7 +16,7 @@ from calibrate.backbones import Backbone, open_backbone
 from calibrate.folds import Indices
 from calibrate.graph import Head, Reduction, Scorer, feature_model
 from calibrate.images import MINIMUM_GOOD_FRAMES
-from calibrate.options import EFFICIENTAD, MODELS, FitOptions
+from calibrate.options import EFFICIENTAD, MODELS, TRAINED, FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
 from calibrate.tiles import Geometry
@@ -172,12 +172,13 @@ def open_kind(name: str) -> Kind:
         from calibrate.patchcore import PatchCore
 
         return PatchCore()
-    if name in EFFICIENTAD:
+    if name in TRAINED:
         try:
             from calibrate.efficientad.kind import EfficientAD
+            from calibrate.padim_seg.kind import PadimSeg
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
             raise FitError(f"--model {name} needs torch: `pip install 'inspectord[train]'`") from error
-        return EfficientAD(name)
+        return EfficientAD(name) if name in EFFICIENTAD else PadimSeg()
     raise FitError(f"unknown model {name!r}; use {' or '.join(MODELS)}")

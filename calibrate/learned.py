@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from calibrate.images import GoodFrame
 from calibrate.kinds import kept_in
-from calibrate.options import EFFICIENTAD, FitOptions
+from calibrate.options import TRAINED, FitOptions
 from calibrate.tiles import Axis, Geometry
 from inspectord.errors import FitError
 from inspectord.recipe import MARKED, Recipe, file_hash
@@ -93,7 +93,7 @@ def open_learned(recipe: Recipe) -> Earlier:
     """What a recipe keeps of its fit. Raises FitError where that is nothing, or is not what was written."""
     folder, expected = recipe.path / LEARNED, recipe.spec.model.parameters.get(LEARNED)
     again = "fit again from all good frames, with `calibrate fit --extendable`"
-    if recipe.spec.model.kind in EFFICIENTAD:
+    if recipe.spec.model.kind in TRAINED:
         raise FitError(
             f"recipe {recipe.id} is of {recipe.spec.model.kind}, which can't be extended; fit again from all "
             "good frames"

@@ -86,9 +86,7 @@ def find_limit(held_out: npt.ArrayLike, wanted_rate: float) -> Limit:
     """
     scores = _sorted(held_out)
     order, reached = _order_statistic(scores, wanted_rate)
-    tail = Tail.fit(scores, wanted_rate)
-    bound = tail.bound(wanted_rate) if tail else None
-    score = _score(order, bound)
+    tail, bound, score = _highest(scores, order, wanted_rate)
     above = int(np.count_nonzero(scores > score))
     estimated = tail.rate(score) if tail else (above + 1) / (len(scores) + 1)
     return Limit(
@@ -179,8 +177,11 @@ def _order_statistic(scores: Doubles, rate: float) -> tuple[float, bool]:
     return float(scores[min(place, len(scores)) - 1]), place <= len(scores)
 
 
-def _score(order: float, bound: float | None) -> float:
-    return _rounded_up(max(order, order if bound is None else bound))
+def _highest(scores: Doubles, order: float, rate: float) -> tuple[Tail | None, float | None, float]:
+    """The tail and its bound, where there is one, and the limit: the higher of bound and order statistic."""
+    tail = Tail.fit(scores, rate)
+    bound = tail.bound(rate) if tail else None
+    return tail, bound, _rounded_up(order if bound is None else max(order, bound))
 
 
 def _rounded_up(score: float) -> float:
@@ -209,8 +210,7 @@ def _with_another_rate(scores: Doubles, rate: float, limit: float) -> str:
     other = min(can, default=PROVABLE[0])
     if other <= rate:
         return ""
-    tail = Tail.fit(scores, other)
-    found = _score(_order_statistic(scores, other)[0], tail.bound(other) if tail else None)
+    *_, found = _highest(scores, _order_statistic(scores, other)[0], other)
     if not found < limit:
         return ""
     return f" With --max-false-rejects 1/{1 / other:.0f} it would be {found:.4g} instead of {limit:.4g}."

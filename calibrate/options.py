@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 EFFICIENTAD = ("efficientad-s", "efficientad-m", "efficientad-lite")
-MODELS = ("padim", "patchcore", *EFFICIENTAD)
+ADAPT_FEWEST = 80  # good frames for padim-seg: Gaussians that do not know a quarter of them know 60
+TRAINED = (*EFFICIENTAD, "padim-seg")  # kinds that train a network: once, so nothing can be added to it
+MODELS = ("padim", "patchcore", "padim-seg", *EFFICIENTAD)
 
 
 @dataclass(frozen=True)
@@ -17,7 +19,9 @@ class FitOptions:
     product: str
     recipes_dir: Path
     folders: tuple[Path, ...]
-    model: Literal["padim", "patchcore", "efficientad-s", "efficientad-m", "efficientad-lite"] = "padim"
+    model: Literal[
+        "padim", "patchcore", "padim-seg", "efficientad-s", "efficientad-m", "efficientad-lite"
+    ] = "padim"
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None
@@ -40,8 +44,11 @@ class FitOptions:
     coreset: str | None = None  # patchcore: "10%" of the good patches, or a number; see candidates.Sizes
     position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
     reweight: int = 0  # patchcore, absolute: neighbours of the paper's eq. 7; 0: the map's peak is the score
-    steps: int | None = None  # efficientad: of training; None: the paper's 70,000, lite as minutes allow
-    minutes: float | None = None  # efficientad: of training, instead of steps; lite: 4
+    adapt: Literal["auto", "off"] | float = (
+        "off"  # padim: minutes to become padim-seg in, see calibrate.adapt
+    )
+    steps: int | None = None  # of training; None: efficientad the paper's 70,000, others as minutes allow
+    minutes: float | None = None  # of training, instead of steps; efficientad-lite: 4, padim-seg: 5
     train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
     surroundings: bool | None = None  # features less what is foretold; None: see plan
     absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from calibrate import surroundings, tiles
+from calibrate import adapt, surroundings, tiles
 from calibrate.augment import augmented, marked
 from calibrate.backbones import BUNDLED, Backbone
 from calibrate.ensemble import check, check_workers
@@ -26,6 +26,7 @@ from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8
 from calibrate.region import Region, make_region
 from inspectord.errors import FitError
 from inspectord.frame import Pixels
+from inspectord.linux import peak_mb
 from inspectord.recipe import FrameSpec
 from inspectord.sources.files import read_image
 
@@ -166,13 +167,29 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     good are frames that were read and checked before: they teach, instead of all that the folders hold.
     Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
     """
-    kind = _kind(options)
-    check_workers(options, kind)
-    backbone = kind.backbone(options)
+    adapt.check(options)
+    kind, backbone = _opened(options)
     if good is None:
         good = collect_good_frames(
             options.folders, options.letterbox, options.skip_bad, progress, kind.fewest
         )
+    wanted = adapt.adapted(options, len(good), progress)
+    if wanted is not options:
+        plan = _planned(wanted, *_opened(wanted), good, progress)
+        if options.adapt != "auto":
+            return plan
+        try:
+            plan.kind.cost(plan, peak_mb())
+        except FitError as error:
+            progress.note(f"the fit is not adapted to the part: {error}")
+        else:
+            return plan
+    return _planned(options, kind, backbone, good, progress)
+
+
+def _planned(
+    options: FitOptions, kind: Kind, backbone: Backbone, good: GoodFrames, progress: Progress
+) -> Plan:
     folds = choose_folds(good, kind.folds(options.folds, len(good)), options.augment)
     region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
     steps, channels = strides(backbone, good.shape[2])
@@ -204,14 +221,16 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     return replace(fixed, rest=rest_precision(kind.precisions, options.device))
 
 
-def _kind(options: FitOptions) -> Kind:
+def _opened(options: FitOptions) -> tuple[Kind, Backbone]:
     kind = open_kind(options.model)
     if options.precision not in (*kind.precisions, "int8"):
         raise FitError(
             f"--model {kind.name} needs --precision {' or '.join(kind.precisions)}, got {options.precision}: "
             "the distances of its patches would be lost in rounding"
         )
-    return kind
+    backbone = kind.backbone(options)
+    check_workers(options, kind)
+    return kind, backbone
 
 
 def _around(options: FitOptions, kind: Kind, backbone: Backbone, lacking: str, progress: Progress) -> bool:

@@ -19,6 +19,9 @@ from inspectord.inspect import Floats
 from inspectord.recipe import RecipeToml
 
 SIDE, WIDEST, HIGHEST = 400, 960, 640  # a picture's area and sides in px: six of pure noise make 1 MB
+METHODS = {
+    "padim-seg": " (what differs from PaDiM's Gaussians, told by networks that were shown made-up defects)"
+}
 HEAT_FULL = 2.0  # times the limit, as in the daemon's overlays: a colour means the same in both
 LISTED = 10
 CSS = """
@@ -245,7 +248,8 @@ def _settings(spec: RecipeToml) -> dict[str, str]:
         f"overlap {tiles.overlap}, of the region scaled by {tiles.scale:.3g}. A tile is a piece of it, "
         "looked at by itself; the maps of all tiles are joined into one.",
         "resolution": f"one map cell = {tiles.cell_px:.3g} × {tiles.cell_px:.3g} pixels of the frame",
-        "method": f"{model.kind}, features from {model.backbone} ({', '.join(model.layers)})",
+        "method": f"{model.kind}{METHODS.get(model.kind, '')}, features from {model.backbone} "
+        f"({', '.join(model.layers)})",
         "parameters": ", ".join(f"{name} = {value}" for name, value in model.parameters.items()),
         "runs on": f"{runtime.device} with precision {runtime.words}, OpenVINO {runtime.openvino}",
         "content hash": spec.content_hash,

@@ -7,6 +7,18 @@ import math
 from collections.abc import Callable
 
 
+def adapt(text: str) -> str | float:
+    """--adapt's type."""
+    if text in ("auto", "off"):
+        return text
+    try:
+        return number(0.01, float)(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is neither auto nor off nor minutes from 0.01 up, as in 5"
+        ) from None
+
+
 def number(lowest: float, kind: type[int] | type[float] = int) -> Callable[[str], float]:
     """A flag's type: a finite number from lowest up."""
 

@@ -202,7 +202,7 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
     unlike = [
         f.name for f in dataclasses.fields(options) if getattr(options, f.name) == getattr(default, f.name)
     ]
-    of_others = ["epsilon", "steps", "minutes", "train_device", "max_int8_loss"]
+    of_others = ["epsilon", "adapt", "steps", "minutes", "train_device", "max_int8_loss"]
     assert unlike == ["product", "recipes_dir", *of_others]  # models and precisions
     parsed = cli._parser().parse_args(shlex.split("fit a --product p --epsilon 0.5"))
     assert fit_options(parsed).epsilon == 0.5

@@ -356,11 +356,14 @@ def test_every_kind_gets_the_flags_that_it_takes_and_no_others():
         "--weights",
         "w.pth",
     )
-    padim, patchcore, trained = wanted(
-        *flags, "--tile", 64, "--models", "padim,patchcore,efficientad-lite"
+    padim, patchcore, trained, adapted = wanted(
+        *flags, "--tile", 64, "--surroundings", "--models", "padim,patchcore,efficientad-lite,padim-seg"
     ).kinds
     assert [each.tile for each in (padim, patchcore, trained)] == [64, 64, 64]
     assert [each.epsilon for each in (padim, patchcore)] == [0.5, FitOptions.epsilon]
+    assert [each.surroundings for each in (padim, patchcore, trained, adapted)] == [True, True, None, None]
+    assert (adapted.epsilon, adapted.steps, adapted.coreset, adapted.backbone) == (0.5, 7, None, "resnet18")
+    assert wanted("--models", "padim,padim-seg", "--minutes", 2).kinds[1].minutes == 2
     assert [each.coreset for each in (padim, patchcore)] == [None, "50"]
     assert [each.steps for each in (padim, trained)] == [None, 7]
     assert [each.backbone for each in (padim, trained)] == ["resnet18", FitOptions.backbone]

@@ -1,0 +1,167 @@
+"""How the network learns: good frames, made-up defects on them, and held-out families to say when to stop."""
+
+from __future__ import annotations
+
+import copy
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from calibrate.folds import Indices, evenly
+from calibrate.metrics import auroc
+from calibrate.padim_seg.network import Gaussians, Segmenter, lengths
+from calibrate.padim_seg.strikes import Strikes
+from calibrate.pretrain import defects
+from calibrate.pretrain.descent import descend
+from inspectord.errors import FitError
+
+# Steps; how much less than the best one a check may find (of a few dozen frames its error is as large, and a
+# later network is the better one unless it is clearly worse); clearly worse checks in a row that end it.
+CHECK_EVERY, NOISE, PATIENCE = 50, 0.03, 2
+FAINT = 0.35  # how much of a defect remains where it is faint
+STRUCK, GROSS, AMOUNTS, CHANCES = 0.75, 0.15, (1.0, 0.6, FAINT), (0.5, 0.25, 0.25)
+CLEAR = 0.15  # share of a cell that makes it defective; cells with less are left out
+RATE, WARM, DECAY, AVERAGE = 2e-3, 30, 0.05, 0.97
+FOCUS = 1.5  # Lin et al. 2017, "Focal Loss for Dense Object Detection": what is known already teaches little
+
+
+def batch(positions: int) -> int:
+    """Frames that a step is taken with; of many tiles fewer tell as much."""
+    return min(16, max(2, 16 * 1024 // positions))
+
+
+def checked(positions: int) -> int:
+    """Frames at most that say when to stop."""
+    return min(48, max(16, 48 * 1024 // positions))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Samples, and Gaussians that know nothing of them."""
+
+    members: Indices
+    gaussians: Gaussians
+
+
+@dataclass(frozen=True)
+class Check:
+    """Residuals of held-out good frames, and of the same with defects of held-out families."""
+
+    good: Tensor
+    struck: tuple[Tensor, ...]  # strong, faint
+
+    @classmethod
+    def of(cls, strikes: Strikes, parts: Sequence[Part], most: int, seed: tuple[int, ...]) -> Check:
+        """Of so many samples at most. Raises FitError where no defect lies within what the recipe sees."""
+        rng = np.random.default_rng((*seed, 1))
+        found: list[list[Tensor]] = [[], [], []]
+        for part in parts:
+            samples, few = evenly(part.members, most // len(parts)), batch(part.gaussians.mean.shape[0])
+            for first, (kept, amount) in product(
+                range(0, len(samples), few), zip(found, (0.0, 1.0, FAINT), strict=True)
+            ):
+                some, others = (each[first : first + few] for each in (samples, np.roll(samples, 1)))
+                drawn, cover = strikes.draw(some, others, rng, defects.HELD_OUT, [amount] * len(some))
+                hit = cover.amax(1) > 0
+                kept.append(part.gaussians.residuals(drawn[hit] if amount else drawn))
+        good, *struck = (torch.cat(each) for each in found)
+        if not all(len(each) for each in struck):
+            raise FitError(
+                "no defect could be made up where the recipe looks; choose another --roi or mask, or take "
+                "--model padim without --adapt"
+            )
+        return cls(good, tuple(struck))
+
+    def found(self, segmenter: Segmenter) -> float:
+        """Image AUROC, mean of strong and faint defects."""
+        return self._mean(segmenter)
+
+    def by_distance(self) -> float:
+        """The same of the residuals' lengths alone, which are PaDiM's distances."""
+        return self._mean(lengths)
+
+    def _mean(self, judged: Callable[[Tensor], Tensor]) -> float:
+        few = batch(self.good.shape[1])
+        with torch.no_grad():
+            good, *struck = (
+                torch.cat([judged(part).amax(1) for part in each.split(few)]).numpy()
+                for each in (self.good, *self.struck)
+            )
+        return float(np.mean([auroc(good, each) for each in struck]))
+
+
+class Training:
+    """One run of at most so many steps. What a step draws depends on the seed and its number alone."""
+
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        strikes: Strikes,
+        parts: Sequence[Part],
+        check: Check,
+        steps: int,
+        seed: tuple[int, ...],
+        until: float = math.inf,
+    ) -> None:
+        """until, on the monotonic clock, ends it before: then the same seed may give another result."""
+        self._segmenter, self._strikes, self._parts, self._check = segmenter, strikes, parts, check
+        self._steps, self._seed, self._until = steps, seed, until
+        self.by_distance = check.by_distance()
+        self._everything = np.concatenate([part.members for part in parts])
+        self._average = torch.optim.swa_utils.AveragedModel(
+            segmenter, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)
+        )
+        self._optimiser = torch.optim.AdamW(segmenter.parameters(), lr=RATE, weight_decay=DECAY)
+        self.kept, self.kept_step, self.found, self.late = copy.deepcopy(segmenter), 0, 0.0, False
+
+    def run(self) -> Iterator[int]:
+        """Train, and give the number of steps done. Raises FitError where the loss stops being finite."""
+        best, worse = 0.0, 0
+        for step in range(self._steps):
+            self._one(step)
+            last = step + 1 == self._steps
+            self.late = not last and time.monotonic() > self._until
+            if last or self.late or (step + 1) % CHECK_EVERY == 0:
+                found = self._check.found(self._average.module)
+                best, worse = max(best, found), worse + 1
+                if found >= best - NOISE:
+                    self.kept, self.kept_step, self.found = (
+                        copy.deepcopy(self._average.module),
+                        step + 1,
+                        found,
+                    )
+                    worse = 0
+            yield step + 1
+            if self.late or worse == PATIENCE:
+                return
+
+    def _one(self, step: int) -> None:
+        rng = np.random.default_rng((*self._seed, 0, step))
+        part = self._parts[int(rng.integers(len(self._parts)))]
+        count = min(batch(part.gaussians.mean.shape[0]), len(part.members))
+        samples = rng.choice(part.members, count, replace=False)
+        sources = rng.choice(self._everything, count)
+        amounts = rng.choice(AMOUNTS, count, p=CHANCES) * (rng.random(count) < STRUCK)
+        drawn, cover = self._strikes.draw(samples, sources, rng, defects.FAMILIES, amounts.tolist(), GROSS)
+        loss = self._loss(part.gaussians.residuals(drawn), cover)
+        for group in self._optimiser.param_groups:
+            group["lr"] = RATE * min(1.0, (step + 1) / WARM)
+        if not descend(self._optimiser, self._segmenter, loss, clip=1.0):
+            raise FitError(
+                f"the loss is not finite at step {step}; look at the good frames, or take --model padim"
+            )
+        self._average.update_parameters(self._segmenter)
+
+    def _loss(self, residuals: Tensor, cover: Tensor) -> Tensor:
+        logits, defective = self._segmenter(residuals), (cover > CLEAR).float()
+        told = (cover > CLEAR) | (cover == 0)
+        missing = (defective - torch.sigmoid(logits)).abs() ** FOCUS
+        each = functional.binary_cross_entropy_with_logits(logits, defective, reduction="none")
+        return (each * missing * told).sum() / (defective.sum() + 20)
