@@ -694,7 +694,7 @@ def test_frames_that_are_the_same_inside_the_region_teach_nothing(tmp_path):
     [
         (("--backbone", "resnet18"), "--backbone has no effect"),
         (("--dimensions", "9"), "--dimensions has no effect"),
-        (("--epsilon", "0.1"), "--model padim only"),
+        (("--epsilon", "0.1"), "--model padim or padim-seg only"),
         (("--folds", "run"), "--folds run would take many trainings"),
         (("--steps", "5", "--minutes", "1"), "exclude each other"),
     ],
@@ -708,7 +708,7 @@ def test_flags_without_effect_are_refused(parts, tmp_path, capsys, more, says):
 def test_training_flags_go_with_no_other_model(parts, tmp_path, capsys, flag):
     asked = ["fit", str(parts), "--product", "flange", "--recipes", str(tmp_path), flag, "3"]
     assert main(asked) != 0
-    assert "--model efficientad only" in capsys.readouterr().err
+    assert "--model efficientad-... or padim-seg only" in capsys.readouterr().err
 
 
 def test_without_torch_one_line_says_what_to_install(parts, tmp_path):

@@ -511,7 +511,7 @@ def address(local):
 
 
 class KillsAWorker(Silent):
-    """At the first result, the worker that is in the middle of something dies."""
+    """At the first result after which one is in the middle of something, that worker dies."""
 
     def __init__(self, local):
         super().__init__()
@@ -521,10 +521,11 @@ class KillsAWorker(Silent):
         for item in items:
             yield item
             if what == "fitting tiles" and self.killed is None:
-                busy = next(ws.address for ws in self.local.scheduler.workers.values() if ws.processing)
-                nanny = next(each for each in self.local.workers.values() if each.worker_address == busy)
-                self.killed = nanny.pid
-                os.kill(self.killed, signal.SIGKILL)
+                busy = {ws.address for ws in self.local.scheduler.workers.values() if ws.processing}
+                nannies = [each for each in self.local.workers.values() if each.worker_address in busy]
+                if nannies:
+                    self.killed = nannies[0].pid
+                    os.kill(self.killed, signal.SIGKILL)
 
 
 def test_a_cluster_fits_the_same_bits_though_a_worker_is_killed(good, tmp_path, local, one_after_the_other):

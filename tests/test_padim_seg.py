@@ -68,6 +68,7 @@ def options(folder, tmp_path, **changes):
         dimensions=24,
         steps=3,
         threads=1,
+        memory_mb=100_000,  # the tests before it have taken much
         activate=False,  # so little training may find nothing, and fit says so
     )
     return dataclasses.replace(base, **changes)
@@ -388,7 +389,7 @@ def test_too_few_frames_are_refused_with_the_number_and_the_reason(tmp_path):
 
 
 def test_more_memory_than_allowed_is_refused_with_what_would_do(parts, tmp_path):
-    plan = prepare(options(parts, tmp_path), Silent())
+    plan = prepare(options(parts, tmp_path, memory_mb=1500), Silent())
     assert plan.kind.cost(plan, peak_mb=900).memory_mb < 1500
     with pytest.raises(FitError, match=r"would take \d+ MB .* give --memory-mb \d+, fewer --dimensions"):
         plan.kind.cost(plan, peak_mb=1400)
@@ -487,6 +488,7 @@ def test_too_few_frames_for_a_comparison_are_refused_before_the_first_fit(tmp_pa
 def test_the_command_adapts_and_refuses_what_would_do_nothing(monkeypatch, parts, tmp_path, capsys):
     monkeypatch.setattr(kind, "STEPS", 2)
     place = ["--product", "flange", "--recipes", str(tmp_path / "recipes"), "--threads", "1"]
+    place += ["--memory-mb", "100000"]
     assert main(["fit", str(parts), *place, "--adapt", "1", "--no-activate"]) == 0
     assert load_recipe(tmp_path / "recipes" / "flange" / "0001").spec.model.kind == "padim-seg"
     capsys.readouterr()
