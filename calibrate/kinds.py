@@ -28,6 +28,13 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 
+# What a fit ends with where held-out good frames lie nowhere apart.
+ALL_THE_SAME = (
+    "all good frames are the same inside the region, so nothing can be learned there; choose another --roi "
+    "or mask"
+)
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a kind foresees of its part of a fit."""

@@ -16,7 +16,7 @@ import tomli_w
 from calibrate.blind import Blind, Square, Squares
 from calibrate.describe import provenance, recipe_table
 from calibrate.golden import Scored, check_in_fresh_process, score_in_fresh_process, write_frame
-from calibrate.kinds import Fitted, kept_in
+from calibrate.kinds import ALL_THE_SAME, Fitted, kept_in
 from calibrate.learned import LEARNED
 from calibrate.limits import Limit, find_limit
 from calibrate.progress import Progress
@@ -41,10 +41,7 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
     """
     options = plan.options
     if not fitted.held_out.any():
-        raise FitError(
-            "all good frames are the same inside the region, so nothing can be learned there; choose another "
-            "--roi or mask" + (", or a smaller --epsilon" if options.model == "padim" else "")
-        )
+        raise FitError(ALL_THE_SAME + (", or a smaller --epsilon" if options.model == "padim" else ""))
     with new_version(options.recipes_dir, options.product) as staging:
         for _ in progress.track(range(1), "writing the graph"):
             ov.serialize(model, staging.path / "model.xml", staging.path / "model.bin")

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from calibrate.folds import Indices
 from calibrate.graph import tile_model
+from calibrate.kinds import ALL_THE_SAME
 from calibrate.pretrain import scenes
 from calibrate.spool import Spool
 from inspectord.errors import FitError
@@ -49,10 +50,7 @@ class Tiles:
             for number, tile in enumerate(tiles):
                 self._spool.write_frame(sample * count + number, tile.reshape(1, -1))
         if len(digests) == 1:
-            raise FitError(
-                "all good frames are the same inside the region, so nothing can be learned there; choose "
-                "another --roi or mask"
-            )
+            raise FitError(ALL_THE_SAME)
         self.digest = hashed.hexdigest()
 
     def of(self, samples: Indices) -> Indices:

@@ -28,7 +28,7 @@ from calibrate.adapt import NothingGainedError, refused
 from calibrate.backbones import Backbone
 from calibrate.folds import Indices
 from calibrate.graph import Reduction, position_cells, valid_cells
-from calibrate.kinds import Cost, Kind, Learned
+from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned
 from calibrate.options import ADAPT_FEWEST, FitOptions
 from calibrate.padim import DIMENSIONS, READ_MB, reduce_dimensions
 from calibrate.padim_seg.network import WIDTH, Gaussians, SegmentedHead, Segmenter, distances, lengths_of
@@ -128,10 +128,7 @@ class PadimSeg(Kind):
             ]
         )
         if not farthest.any():
-            raise FitError(
-                "all good frames are the same inside the region, so nothing can be learned there; choose "
-                "another --roi or mask"
-            )
+            raise FitError(ALL_THE_SAME)
         strikes = Strikes(plan)
         trained = [_trained(plan, strikes, half, parted, progress) for half in HALVES]
         _check_gain(plan, trained, progress)
@@ -230,9 +227,8 @@ def _trained(
 
 def _check_gain(plan: Plan, trained: list[Training], progress: Progress) -> None:
     """Say what the networks find. Raises NothingGainedError where it is no more, and auto was wanted."""
-    found, before = (
-        float(np.mean([getattr(training, name) for training in trained])) for name in ("found", "by_distance")
-    )
+    found = float(np.mean([training.found for training in trained]))
+    before = float(np.mean([training.by_distance for training in trained]))
     said = (
         "of made-up defects of kinds that the networks were not shown they find, as image AUROC, "
         f"{found:.3f}, distances alone {before:.3f}"
