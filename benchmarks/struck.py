@@ -4,7 +4,8 @@ python -m benchmarks.struck FOLDER OUT; then python -m benchmarks.accuracy OUT
 
 Of FOLDER/train/good every fourth frame, drawn by --seed, becomes test/good, and struck by a synthetic defect
 test/struck, and test/faint with that change at 35 %; the others become train/good. The defects are those
-of calibrate/pretrain/defects.py, of families that no weights in the package have seen. Needs torch.
+of calibrate/pretrain/defects.py, of families that no weights in the package have seen. test/broad and
+test/broad_faint have defects that cover much of the part instead, benchmarks/_broad.py. Needs torch.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks._broad import broaden
 from calibrate.evaluation import GOOD
 from calibrate.pretrain import defects
 from inspectord.errors import InspectordError, SourceError
 from inspectord.sources.files import list_images, read_image
 
 SHARE, FAINT = 4, 0.35  # every which frame is for testing; how much of a defect remains in test/faint
+FAINT_OF = {"struck": "faint", "broad": "broad_faint"}
 
 
 def make(folder: Path, out: Path, seed: int) -> int:
@@ -46,16 +49,20 @@ def make(folder: Path, out: Path, seed: int) -> int:
         (out / place / GOOD).mkdir(parents=True)
         for name, path in frames:
             shutil.copyfile(path, out / place / GOOD / f"{name}{path.suffix}")
-    generator = torch.Generator().manual_seed(seed)
+    generator, broadly = (torch.Generator().manual_seed(seed) for _ in range(2))
     families = [*defects.FAMILIES, *defects.HELD_OUT]
     for (name, path), (_, other) in zip(chosen, chosen[1:] + chosen[:1], strict=True):
         good, channels = _read(path)
-        struck, mask = defects.strike(good, _fitting(_read(other)[0], good), generator, families)
-        if mask.any():  # else nothing would have shown
-            faint = good + FAINT * (struck - good)
-            for kind, image in (("struck", struck), ("faint", faint)):
-                _write(out / "test" / kind / f"{name}.png", image[0, :channels])
-                _write(out / "ground_truth" / kind / f"{name}_mask.png", mask[0] * 255)
+        source = _fitting(_read(other)[0], good)
+        struck, mask = defects.strike(good, source, generator, families)
+        broad = broaden(good, source, broadly)
+        shows = (broad - good).abs().mean(1, keepdim=True) > defects.VISIBLE
+        for kind, defective, where in (("struck", struck, mask), ("broad", broad, shows)):
+            if where.any():  # else nothing would have shown
+                faint = good + FAINT * (defective - good)
+                for strength, image in ((kind, defective), (FAINT_OF[kind], faint)):
+                    _write(out / "test" / strength / f"{name}.png", image[0, :channels])
+                    _write(out / "ground_truth" / strength / f"{name}_mask.png", where[0] * 255)
     return len(chosen)
 
 
@@ -92,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InspectordError, OSError) as error:
         print(f"struck: {error}", file=sys.stderr)
         return 65
-    print(f"{options.out}: {count} frames for testing, good, struck and faint")
+    print(f"{options.out}: {count} frames for testing, good, struck and broad, each also faint")
     return 0
 
 

@@ -344,6 +344,19 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
     )
     add("--steps", type=texts.number(1), default=5000, metavar="N", help="default: %(default)s")
     add("--rate", type=texts.number(1e-9, float), help="of learning; default: 0.002, pdn-s: 0.001")
+    add(
+        "--contrast",
+        type=texts.count,
+        default=500,
+        metavar="N",
+        help="steps that follow, in which the backbones learn to tell places apart; default: %(default)s",
+    )
+    add(
+        "--start",
+        type=Path,
+        metavar="FILE",
+        help="standard: weights to go on from with these steps alone, as those of the package",
+    )
     add("--seed", type=texts.count, default=0, metavar="N", help="of everything random; default: 0")
     add(
         "--without",

@@ -20,7 +20,7 @@ torch = pytest.importorskip("torch", reason="pre-training needs torch")
 from calibrate.backbones import standard  # noqa: E402
 from calibrate.backbones.lite import Lite, state_shapes  # noqa: E402
 from calibrate.cli import main  # noqa: E402
-from calibrate.pretrain import checkpoint, command, export, network, train  # noqa: E402
+from calibrate.pretrain import checkpoint, command, contrast, course, export, network, train  # noqa: E402
 from calibrate.pretrain import corpus as corpora  # noqa: E402
 from calibrate.pretrain.corpus import Corpus, read_corpus  # noqa: E402
 from calibrate.pretrain.train import CHECKPOINT, NO_SINGLE, Settings, Training  # noqa: E402
@@ -72,9 +72,9 @@ import signal, sys
 from pathlib import Path
 import torch
 torch.set_num_threads(1)
-from calibrate.pretrain import train
+from calibrate.pretrain import course, train
 from calibrate.pretrain.corpus import read_corpus
-train.CHECKPOINT_EVERY = 2
+course.CHECKPOINT_EVERY = 2
 settings = train.Settings(steps=6, images=8, size=32)
 training = train.Training(read_corpus(Path(sys.argv[1])), settings, Path(sys.argv[2]))
 for losses in training.run():
@@ -196,7 +196,7 @@ def test_classes_that_look_unlike_are_learnt(tmp_path, monkeypatch):
         np.repeat((c * 100 + 20 * i)[..., None], 3, 2).astype(np.uint8) for c in checks for i in range(6)
     ]
     checked = Corpus(images, np.repeat([0, 1], 6), ("checks/coarse", "checks/fine"))
-    monkeypatch.setattr(train, "WARM_UP", 5)
+    monkeypatch.setattr(course, "WARM_UP", 5)
     losses = list(Training(checked, replace(SMALL, steps=20, images=16), tmp_path).run())
     for stage in ("stage1", "stage2", "stage3"):
         assert np.mean([each[stage] for each in losses[-5:]]) < 0.4, stage  # by chance 0.69, at best 0.2
@@ -313,19 +313,52 @@ def pretrain(*arguments):
 def test_the_command_trains_exports_and_when_repeated_exports_the_same(
     asked, folder, tmp_path, capsys, small
 ):
-    arguments = (folder, "--out", tmp_path / "run", "--steps", 3, "--threads", 1, *asked)
+    arguments = (folder, "--out", tmp_path / "run", "--steps", 3, "--contrast", 2, "--threads", 1, *asked)
     assert pretrain(*arguments) == 0
     weights = tmp_path / "run" / f"{asked[-1] if asked else 'standard'}.safetensors"
     said = capsys.readouterr()
     assert said.out == f"weights: {weights}\n"
     assert "15 photographs of 4 classes" in said.err
     assert "step 2 of 3: stage1 " in said.err
+    assert "step 2 of 2: stage1 " in said.err
     trained_on = torch.load(tmp_path / "run" / CHECKPOINT)["identity"]
     assert (trained_on["images of bags/red"], trained_on["images of scenes/cast 0"]) == (4, corpora.INSTANCES)
     before = weights.read_bytes()
     assert pretrain(*arguments) == 0
-    assert "continuing after step 3" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "training: continuing after step 3" in said
+    assert "telling places apart: continuing after step 2" in said
     assert weights.read_bytes() == before
+    assert pretrain(*arguments[:5], "--contrast", 0, *arguments[7:]) == 0
+    assert weights.read_bytes() != before  # the classes alone
+
+
+def test_the_command_goes_on_from_given_weights_without_the_classes(folder, tmp_path, capsys, small):
+    bundled = tmp_path / "bundled.safetensors"
+    bundled.write_bytes(standard.WEIGHTS.read_bytes())
+    arguments = (folder, "--out", tmp_path / "run", "--contrast", 2, "--start", bundled, "--threads", 1)
+    assert pretrain(*arguments) == 0
+    assert "step 2 of 2: stage1 " in capsys.readouterr().err
+    made = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert made == [contrast.CHECKPOINT, "standard.safetensors"]
+    first, found = load_file(bundled), load_file(tmp_path / "run" / "standard.safetensors")
+    for name in ("conv1.weight", "layer2.1.conv2.weight"):
+        change = np.abs(found[name].astype(float) - first[name])
+        assert 0 < change.max() < 0.05 * np.abs(first[name]).max(), name
+
+
+@pytest.mark.parametrize("more", [("--network", "lite"), ("--network", "pdn-s"), ("--contrast", 0)])
+def test_a_start_that_would_do_nothing_is_refused(folder, tmp_path, capsys, more):
+    assert (
+        pretrain(folder, "--out", tmp_path, "--start", tmp_path / "w.safetensors", *more)
+        == FitError.exit_code
+    )
+    assert "--start goes with --network standard and a --contrast over 0 only" in capsys.readouterr().err
+
+
+def test_a_start_of_another_network_is_one_clear_error(folder, tmp_path, resnet, capsys):
+    assert pretrain(folder, "--out", tmp_path, "--start", resnet) == FitError.exit_code
+    assert "these are not weights of standard: missing joined.spread" in capsys.readouterr().err
 
 
 def test_without_a_cuda_device_the_command_says_so(folder, tmp_path, capsys, monkeypatch):

@@ -163,13 +163,13 @@ def test_light_is_as_strong_as_the_settings_say(corpus):
 
 def test_a_class_is_drawn_as_often_as_the_root_of_its_size_and_made_up_parts_have_their_share():
     names, counts = ["bags/blue", "bags/red", "scenes/cast 0", "scenes/cast 1"], [1, 9, 4, 4]
-    chances = train._chances(flat(names, counts), 0.2)
+    chances = train.chances(flat(names, counts), 0.2)
     of_classes = np.bincount(np.repeat(np.arange(4), counts), chances)
     np.testing.assert_allclose(of_classes, [0.8 / 4, 0.8 * 3 / 4, 0.1, 0.1])
     for first, last in ((0, 2), (2, 4)):  # the share means nothing where there are only scenes, or none
         part = flat(names[first:last], counts[first:last])
         alone = of_classes[first:last] / of_classes[first:last].sum()
-        np.testing.assert_allclose(np.bincount(part.classes, train._chances(part, 0.2)), alone)
+        np.testing.assert_allclose(np.bincount(part.classes, train.chances(part, 0.2)), alone)
 
 
 def test_what_is_drawn_follows_the_chances():

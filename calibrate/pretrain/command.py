@@ -5,13 +5,22 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from calibrate.pretrain.corpus import read_corpus, with_designs
+from calibrate.backbones.standard import WEIGHTS as BUNDLED
+from calibrate.backbones.standard import state_shapes
+from calibrate.backbones.weights import own_or_bundled
+from calibrate.pretrain.checkpoint import Identity
+from calibrate.pretrain.contrast import Contrast, identity_after
+from calibrate.pretrain.contrast import Settings as Told
+from calibrate.pretrain.corpus import Corpus, read_corpus, with_designs
+from calibrate.pretrain.course import Course
 from calibrate.pretrain.distil import SETTINGS as DISTILLING
 from calibrate.pretrain.distil import Distilling, export_teacher
 from calibrate.pretrain.export import export
+from calibrate.pretrain.network import Lite, Standard
 from calibrate.pretrain.train import Settings, Training
 from calibrate.progress import Progress
 from inspectord.errors import FitError
@@ -35,21 +44,46 @@ def pretrain(options: argparse.Namespace, progress: Progress) -> Path:
         options.out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise FitError(f"{options.out} can't be a folder, a file is there; give another --out") from error
+    start = _start(options)
     corpus = read_corpus(options.corpus, options.without)
     progress.note(f"{len(corpus.images)} photographs of {len(corpus.names)} classes")
-    settings = _settings(options)
     corpus = with_designs(corpus, DESIGNS)
-    learns = Distilling if options.network == "pdn-s" else Training
-    training = learns(corpus, settings, options.out, options.device)
-    if training.step:
-        progress.note(f"continuing after step {training.step}")
-    _run(training, settings.steps, progress)
     weights: Path = options.out / WEIGHTS[options.network]
-    if isinstance(training, Training):
-        export(training.averaged.backbone, corpus, weights)
-    else:
-        export_teacher(training.network, weights)
+    if options.network == "pdn-s":
+        distilling = Distilling(corpus, _settings(options), options.out, options.device)
+        _run(distilling, options.steps, "training", progress)
+        export_teacher(distilling.network, weights)
+        return weights
+    backbone, identity = start or _classes(options, corpus, progress)
+    if options.contrast:
+        told = Told(steps=options.contrast, seed=options.seed)
+        contrast = Contrast(backbone, corpus, told, identity, options.out, options.device)
+        _run(contrast, options.contrast, "telling places apart", progress)
+        backbone = contrast.averaged
+    export(backbone, corpus, weights)
     return weights
+
+
+def _start(options: argparse.Namespace) -> tuple[Standard, Identity] | None:
+    """The backbone of --start, and what tells it from others."""
+    if options.start is None:
+        return None
+    if options.network != "standard" or not options.contrast:
+        raise FitError("--start goes with --network standard and a --contrast over 0 only; leave it out")
+    state, digest = own_or_bundled("standard", options.start, BUNDLED, state_shapes())
+    backbone = Standard()
+    tensors = {name: torch.from_numpy(value) for name, value in state.items()}
+    backbone.load_state_dict(tensors, strict=False)  # batches are not counted in the file
+    return backbone, {"start": digest}
+
+
+def _classes(
+    options: argparse.Namespace, corpus: Corpus, progress: Progress
+) -> tuple[Lite | Standard, Identity]:
+    settings = _settings(options)
+    training = Training(corpus, settings, options.out, options.device)
+    _run(training, options.steps, "training", progress)
+    return training.averaged.backbone, identity_after(corpus, settings)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
@@ -58,12 +92,14 @@ def _settings(options: argparse.Namespace) -> Settings:
     return chosen if options.rate is None else replace(chosen, rate=options.rate)
 
 
-def _run(training: Training | Distilling, steps: int, progress: Progress) -> None:
+def _run(course: Course[Any] | Distilling, steps: int, what: str, progress: Progress) -> None:
+    if course.step:
+        progress.note(f"{what}: continuing after step {course.step}")
     sums: dict[str, float] = {}
-    tracked = progress.track(training.run(), "training", steps - training.step)
+    tracked = progress.track(course.run(), what, steps - course.step)
     for number, losses in enumerate(tracked, start=1):
         sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
         if number % TELL_EVERY == 0:
             means = ", ".join(f"{name} {value / TELL_EVERY:.3f}" for name, value in sums.items())
-            progress.note(f"step {training.step} of {steps}: {means}")
+            progress.note(f"step {course.step} of {steps}: {means}")
             sums = {}

@@ -22,8 +22,9 @@ from calibrate.backbones.lite import JOINED, open_lite
 from calibrate.efficientad.networks import BORDER, STRIDE, TEACHER, pdn_small
 from calibrate.pretrain import checkpoint
 from calibrate.pretrain.corpus import Corpus
+from calibrate.pretrain.course import CHECKPOINT_EVERY, schedule
 from calibrate.pretrain.descent import descend
-from calibrate.pretrain.train import CHECKPOINT, CHECKPOINT_EVERY, Draws, Settings, identity_of, schedule
+from calibrate.pretrain.train import CHECKPOINT, Draws, Settings, identity_of
 from inspectord.errors import FitError
 from inspectord.inspect import compile_model
 
