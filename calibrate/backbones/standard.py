@@ -17,7 +17,7 @@ from calibrate.backbones.resnet import ResNet
 from calibrate.backbones.resnet import state_shapes as resnet_shapes
 from calibrate.backbones.weights import State, kept, own_or_bundled
 
-WEIGHTS = files("calibrate.backbones") / "standard_v1.safetensors"
+WEIGHTS = files("calibrate.backbones") / "standard_v2.safetensors"
 JOINED = (32, 64)  # channels of layer1 and layer2
 STAGES = ("layer1", "layer2")
 LAYERS = ("layer1", "joined", "layer2")  # strides are 4, 8 and 8
