@@ -5,7 +5,8 @@ python -m benchmarks.struck FOLDER OUT; then python -m benchmarks.accuracy OUT
 Of FOLDER/train/good every fourth frame, drawn by --seed, becomes test/good, and struck by a synthetic defect
 test/struck, and test/faint with that change at 35 %; the others become train/good. The defects are those
 of calibrate/pretrain/defects.py, of families that no weights in the package have seen. test/broad and
-test/broad_faint have defects that cover much of the part instead, benchmarks/_broad.py. Needs torch.
+test/broad_faint have defects that cover much of the part instead, benchmarks/_broad.py. With --light every
+frame for testing, good ones too, is seen under other light, focus and noise. Needs torch.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 
 from benchmarks._broad import broaden
 from calibrate.evaluation import GOOD
-from calibrate.pretrain import defects
+from calibrate.pretrain import defects, nuisance
 from inspectord.errors import InspectordError, SourceError
 from inspectord.sources.files import list_images, read_image
 
@@ -31,8 +32,8 @@ SHARE, FAINT = 4, 0.35  # every which frame is for testing; how much of a defect
 FAINT_OF = {"struck": "faint", "broad": "broad_faint"}
 
 
-def make(folder: Path, out: Path, seed: int) -> int:
-    """Write the data set; the number of frames for testing.
+def make(folder: Path, out: Path, seed: int, light: float) -> int:
+    """Write the data set; the number of frames for testing. light is a strength of nuisance.vary.
 
     Raises SourceError where there are too few frames or out is there, FrameError for an unreadable frame.
     """
@@ -49,10 +50,14 @@ def make(folder: Path, out: Path, seed: int) -> int:
         (out / place / GOOD).mkdir(parents=True)
         for name, path in frames:
             shutil.copyfile(path, out / place / GOOD / f"{name}{path.suffix}")
-    generator, broadly = (torch.Generator().manual_seed(seed) for _ in range(2))
+    generator, broadly, lamp = (torch.Generator().manual_seed(seed) for _ in range(3))
     families = [*defects.FAMILIES, *defects.HELD_OUT]
     for (name, path), (_, other) in zip(chosen, chosen[1:] + chosen[:1], strict=True):
         good, channels = _read(path)
+        if light:
+            (out / "test" / GOOD / f"{name}{path.suffix}").unlink()
+            lit = nuisance.vary(good, lamp, light)
+            _write(out / "test" / GOOD / f"{name}.png", lit[0, :channels])
         source = _fitting(_read(other)[0], good)
         struck, mask = defects.strike(good, source, generator, families)
         broad = broaden(good, source, broadly)
@@ -61,7 +66,8 @@ def make(folder: Path, out: Path, seed: int) -> int:
             if where.any():  # else nothing would have shown
                 faint = good + FAINT * (defective - good)
                 for strength, image in ((kind, defective), (FAINT_OF[kind], faint)):
-                    _write(out / "test" / strength / f"{name}.png", image[0, :channels])
+                    lit = nuisance.vary(image, lamp, light)
+                    _write(out / "test" / strength / f"{name}.png", lit[0, :channels])
                     _write(out / "ground_truth" / strength / f"{name}_mask.png", where[0] * 255)
     return len(chosen)
 
@@ -92,10 +98,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with train/good")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--light", type=float, default=0.0, help="how much it differs in the test; 1: much")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
-        count = make(options.folder, options.out, options.seed)
+        count = make(options.folder, options.out, options.seed, options.light)
     except (InspectordError, OSError) as error:
         print(f"struck: {error}", file=sys.stderr)
         return 65

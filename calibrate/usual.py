@@ -1,10 +1,10 @@
 """What a distance means: in multiples of what good parts usually show.
 
-A place where good parts always lie farther from their statistics than elsewhere (a printed date, a shiny edge)
-counts by what is usual there, every other place by what is usual in the middle one. So a lively place does
-not make the limit of all others, and no quiet one shouts. A frame's own level is left in: dividing by it, as
-for other light, hides defects that cover much of a part. Like every statistic of a fit, nothing here has
-seen a defect; what it does to made-up ones is in docs/research-log.md.
+A place where good parts always lie farther from their statistics than elsewhere (a printed date, a shiny
+edge) counts by what is usual there, every other place by what is usual in the middle one. So a lively place
+does not make the limit of all others, and no quiet one shouts. A frame's own level is left in: dividing by
+it, as for other light, hides defects that cover much of a part. Like every statistic of a fit, nothing here
+has seen a defect; what it does to made-up ones is in docs/research-log.md.
 """
 
 from __future__ import annotations

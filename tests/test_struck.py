@@ -23,6 +23,10 @@ def frames(tmp_path):
     return folder
 
 
+def read(path):
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED).astype(float)
+
+
 def images(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.png")}
 
@@ -36,20 +40,18 @@ def test_every_frame_is_taught_or_tested_and_struck_where_the_mask_is(frames, tm
     )
     assert (len(train), len(good)) == (9, 3)
     assert sorted(name[6:] for name in train + good) == [f"{number:02}.png" for number in range(12)]
-    found = sorted((out / "test/struck").iterdir())
-    assert found
-    for path in found:
-        clean, defect, faint = (
-            cv2.imread(str(out / "test" / kind / path.name), cv2.IMREAD_UNCHANGED).astype(float)
-            for kind in ("good", "struck", "faint")
-        )
-        assert clean.ndim == defect.ndim == 2
-        mask = (
-            cv2.imread(str(out / "ground_truth/struck" / f"{path.stem}_mask.png"), cv2.IMREAD_UNCHANGED) > 0
-        )
-        change = np.abs(defect - clean)
-        assert change[mask].mean() > 10 * change[~mask].mean()
-        assert np.abs(faint - clean)[mask].mean() == pytest.approx(0.35 * change[mask].mean(), rel=0.1)
+    for kind, faintly in struck.FAINT_OF.items():
+        found = sorted((out / "test" / kind).iterdir())
+        assert found
+        for path in found:
+            clean, defect, faint = (read(out / "test" / each / path.name) for each in ("good", kind, faintly))
+            assert clean.ndim == defect.ndim == 2
+            mask = read(out / "ground_truth" / kind / f"{path.stem}_mask.png") > 0
+            change = np.abs(defect - clean)
+            assert change[mask].mean() > (10 if kind == "struck" else 4) * change[~mask].mean()
+            assert np.abs(faint - clean)[mask].mean() == pytest.approx(0.35 * change[mask].mean(), rel=0.1)
+    covered = [(read(path) > 0).mean() for path in (out / "ground_truth/broad").iterdir()]
+    assert 0.1 < np.mean(covered) < 0.8
 
 
 def test_frames_keep_their_channels_and_names_of_two_folders_do_not_collide(frames, tmp_path):
@@ -70,6 +72,15 @@ def test_the_same_seed_gives_the_same_set_and_another_seed_another(frames, tmp_p
     for name, seed in (("one", 1), ("same", 1), ("other", 2)):
         assert struck.main([str(frames), str(tmp_path / name), "--seed", str(seed)]) == 0
     assert images(tmp_path / "one") == images(tmp_path / "same") != images(tmp_path / "other")
+
+
+def test_under_other_light_every_frame_for_testing_is_another_and_no_frame_that_teaches(frames, tmp_path):
+    for name, more in (("plain", ()), ("lit", ("--light", "0.5"))):
+        assert struck.main([str(frames), str(tmp_path / name), *more]) == 0
+    plain, lit = (images(tmp_path / name) for name in ("plain", "lit"))
+    assert plain.keys() == lit.keys()
+    same = {name for name in plain if plain[name] == lit[name]}
+    assert same == {name for name in plain if name.startswith(("train", "ground_truth"))}
 
 
 def test_what_cannot_be_made_is_one_clear_line_and_nothing_is_overwritten(frames, tmp_path, capsys):
