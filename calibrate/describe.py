@@ -29,7 +29,7 @@ def recipe_table(
 ) -> dict[str, Any]:
     """recipe.toml; holds no time, host or path, so the same frames always give the same hash.
 
-    parameters are those of the model kind; blind_tiles as recipe_spec.GoldenSpec has them.
+    parameters are those of the model kind and of its levels; blind_tiles as recipe_spec.GoldenSpec has them.
     """
     options, geometry = plan.options, plan.geometry
     files = sorted(path for path in staging.rglob("*") if path.is_file() and path.parent.name != LEARNED)

@@ -18,17 +18,15 @@ from openvino import opset15 as op
 from calibrate.folds import Folds
 from calibrate.graph import Head
 from calibrate.kinds import Fitted, Learned
+from calibrate.levels import QUIET, maps, parted
 from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
 from calibrate.tiles import Doubles, Geometry, Joiner
-from calibrate.usual import maps, parted
 from inspectord.errors import FitError
 
 if TYPE_CHECKING:
     from calibrate.kinds import Kind
-
-QUIET = 0.5  # of the mean over all tiles; what is usual less than this counts as this
 
 
 def check(options: FitOptions, kind: Kind, geometry: Geometry) -> None:
@@ -92,24 +90,27 @@ def parameters(options: FitOptions) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class UsualOfTiles:
-    """Each tile's distances over the score that good frames usually have there, before tiles are joined."""
+class TileLevels:
+    """Each tile's distances over the score that good frames usually have there, before tiles are joined.
 
-    tiles: Doubles  # (tiles,), above 0
+    Nothing is done about frames that are strange all over: see levels.Levels, which does.
+    """
+
+    usual: Doubles  # (tiles,), above 0
 
     @classmethod
-    def of(cls, scores: Doubles) -> UsualOfTiles:
+    def of(cls, scores: Doubles) -> TileLevels:
         """From tile scores of good frames, (frames, tiles)."""
         mean = scores.mean(axis=0)
         return cls(np.maximum(mean, max(QUIET * float(mean.mean()), 1e-12)))
 
     def relative(self, distances: Doubles) -> Doubles:
         """Of distances (positions, 1) or (positions,), as (tiles, positions of a tile)."""
-        return np.asarray(distances.reshape(len(self.tiles), -1) / self.tiles[:, None])
+        return np.asarray(distances.reshape(len(self.usual), -1) / self.usual[:, None])
 
     def over(self, head: Head) -> Head:
         """The head whose distances are relative."""
-        return _Relative(head, (1 / self.tiles).astype(np.float32))
+        return _Relative(head, (1 / self.usual).astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,9 @@ class _Relative:
         return op.reshape(scaled, op.constant([-1]), False).output(0)
 
 
-def in_multiples_of_tiles(
+def level_tiles(
     learned: Learned, joiner: Joiner, folds: Folds, progress: Progress
-) -> tuple[UsualOfTiles, Fitted]:
+) -> tuple[TileLevels, Fitted]:
     """What is usual in each tile, and the frames' scores: of a held-out frame by what is usual without it."""
     of_frame = parted(folds)
     every = range(len(of_frame))
@@ -133,13 +134,13 @@ def in_multiples_of_tiles(
     held_out = np.empty(len(of_frame))
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold
-        others = UsualOfTiles.of(scores[~inside])
+        others = TileLevels.of(scores[~inside])
         held_out[inside] = list(_scores(learned.away, joiner, others, np.flatnonzero(inside).tolist()))
-    usual = UsualOfTiles.of(scores)
-    known = np.array(list(_scores(learned.checked, joiner, usual, range(learned.checked.shape[0]))))
-    return usual, Fitted(held_out, known, learned.parameters)
+    levels = TileLevels.of(scores)
+    known = np.array(list(_scores(learned.checked, joiner, levels, range(learned.checked.shape[0]))))
+    return levels, Fitted(held_out, known, learned.parameters)
 
 
-def _scores(spool: Spool, joiner: Joiner, usual: UsualOfTiles, frames: range | list[int]) -> Iterator[float]:
+def _scores(spool: Spool, joiner: Joiner, levels: TileLevels, frames: range | list[int]) -> Iterator[float]:
     for frame in frames:
-        yield joiner.score(joiner(usual.relative(spool.read_frame(frame).astype(np.float64))))
+        yield joiner.score(joiner(levels.relative(spool.read_frame(frame).astype(np.float64))))

@@ -12,11 +12,13 @@ import numpy.typing as npt
 import openvino as ov
 
 from calibrate.adapt import NothingGainedError, plain
-from calibrate.ensemble import in_multiples_of_tiles
+from calibrate.ensemble import level_tiles
 from calibrate.folds import Indices
 from calibrate.graph import Head, recipe_model, valid_cells
 from calibrate.kinds import Fitted, Learned
 from calibrate.learned import LEARNED, keep
+from calibrate.levels import Levels, level
+from calibrate.levels import plain as in_distances
 from calibrate.options import Estimate
 from calibrate.plan import Plan, prepare
 from calibrate.progress import Progress
@@ -24,8 +26,6 @@ from calibrate.publish import publish
 from calibrate.spool import Scratch
 from calibrate.surroundings import Surroundings
 from calibrate.tiles import Joiner
-from calibrate.usual import Usual, in_multiples
-from calibrate.usual import plain as in_distances
 from inspectord.errors import FitError
 from inspectord.inspect import compile_model
 from inspectord.linux import peak_mb
@@ -103,25 +103,25 @@ def modelled(plan: Plan, folder: Path, progress: Progress) -> tuple[ov.Model, Fi
     if len(plan.learns_around):
         plan = replace(plan, graph=_less_surroundings(plan, progress))
     learned = plan.kind.learn(plan, _embeddings(plan, progress), folder, progress)
-    head, usual, fitted = _scores(plan, learned, joiner, progress)
+    head, levels, fitted = _scores(plan, learned, joiner, progress)
     if plan.keeps:
         fitted = replace(fitted, parameters=fitted.parameters | {LEARNED: keep(plan, folder)})
     learned.away.close()
     learned.checked.close()
     scorer = learned.scored.scorer if learned.scored else None
-    return recipe_model(plan.graph, head, joiner, usual, scorer), fitted
+    return recipe_model(plan.graph, head, joiner, levels, scorer), fitted
 
 
 def _scores(
     plan: Plan, learned: Learned, joiner: Joiner, progress: Progress
-) -> tuple[Head, Usual | None, Fitted]:
+) -> tuple[Head, Levels | None, Fitted]:
     if plan.options.absolute:
         return learned.head, None, in_distances(learned, joiner)
     if plan.options.normalise == "tile":
-        by_tile, fitted = in_multiples_of_tiles(learned, joiner, plan.folds, progress)
+        by_tile, fitted = level_tiles(learned, joiner, plan.folds, progress)
         return by_tile.over(learned.head), None, fitted
-    usual, fitted = in_multiples(learned, joiner, plan.folds, progress)
-    return learned.head, usual, fitted
+    levels, fitted = level(learned, joiner, plan.folds, progress)
+    return learned.head, levels, fitted
 
 
 def _less_surroundings(plan: Plan, progress: Progress) -> ov.Model:

@@ -209,7 +209,7 @@ def add_of_model(add: Callable[..., object]) -> None:
     add(
         "--absolute",
         action="store_true",
-        help="score distances as they are, not in multiples of what is usual",
+        help="score distances as they are, not in multiples of what is usual there and in the frame",
     )
     add(
         "--smoothing",

@@ -18,7 +18,7 @@ from calibrate.tiles import Geometry, Joiner
 from inspectord.recipe import FrameSpec
 
 if TYPE_CHECKING:
-    from calibrate.usual import Usual
+    from calibrate.levels import Levels
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def tile_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.boo
 
 
 def recipe_model(
-    features: ov.Model, head: Head, joiner: Joiner, usual: Usual | None, scorer: Scorer | None = None
+    features: ov.Model, head: Head, joiner: Joiner, levels: Levels | None, scorer: Scorer | None = None
 ) -> ov.Model:
     """The feature graph continued to outputs anomaly_map (rows, columns), tile_scores (tiles,) and score.
 
@@ -94,8 +94,8 @@ def recipe_model(
     embeddings = features.outputs[0].get_node().input_value(0)
     distances = head.build(embeddings)
     joined = joined_map(distances, joiner)
-    if usual is not None:
-        joined = relative(joined, usual)
+    if levels is not None:
+        joined = levelled(joined, levels)
     tile_scores = scorer.build(embeddings, distances) if scorer else _tile_scores(joined, joiner.geometry)
     score = _frame_score(tile_scores, joiner.top)
     if scorer:
@@ -217,9 +217,17 @@ def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
     return op.multiply(x, op.constant(joiner.gain.astype(np.float32))).output(0)
 
 
-def relative(joined: ov.Output, usual: Usual) -> ov.Output:
-    """The joined map over what is usual; see usual.Usual."""
-    return op.multiply(joined, op.constant((1 / usual.cells).astype(np.float32))).output(0)
+def levelled(joined: ov.Output, levels: Levels) -> ov.Output:
+    """The joined map over what is usual, then over the frame's bounded median; see levels.Levels."""
+    relative = op.multiply(joined, op.constant((1 / levels.usual).astype(np.float32))).output(0)
+    low, high = (op.constant(np.float32(bound)) for bound in (levels.low, levels.high))
+    if levels.low == levels.high:
+        return op.divide(relative, low).output(0)
+    flat = op.reshape(relative, op.constant([-1]), False)
+    sampled = op.gather(flat, op.constant(levels.sampled), op.constant(np.int64(0)))
+    highest = op.topk(sampled, op.constant(np.int64(levels.rank)), 0, "max", "none").output(0)
+    median = op.reduce_min(highest, op.constant([0]), False)
+    return op.divide(relative, op.minimum(op.maximum(median, low), high)).output(0)
 
 
 def _sandwich(left: npt.NDArray[Any], x: ov.Output, right: npt.NDArray[Any]) -> ov.Output:

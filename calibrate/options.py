@@ -51,7 +51,7 @@ class FitOptions:
     minutes: float | None = None  # of training, instead of steps; efficientad-lite: 4, padim-seg: 5
     train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
     surroundings: bool | None = None  # features less what is foretold; None: see plan
-    absolute: bool = False  # score distances as they are (the papers'), not by usual.Usual
+    absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels
     smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
     max_false_reject_rate: float = 0.001
     folds: str = "loo"  # "loo", "run", or a number

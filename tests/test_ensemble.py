@@ -30,7 +30,7 @@ from calibrate.cli import _parser
 from calibrate.cluster import Cluster
 from calibrate.efficientad import settings
 from calibrate.efficientad.train import Training
-from calibrate.ensemble import UsualOfTiles, in_multiples_of_tiles
+from calibrate.ensemble import TileLevels, level_tiles
 from calibrate.fit import estimate, fit, modelled
 from calibrate.folds import Folds
 from calibrate.golden import Scored
@@ -205,23 +205,23 @@ def each_alone(frames):
 def test_normalised_by_tile_good_frames_score_alike_in_every_tile(tmp_path):
     """Without it, the tile whose distances are ten times as large would decide alone."""
     found, joiner, values = synthetic(tmp_path, (1.0, 10.0, 3.0))
-    usual, fitted = in_multiples_of_tiles(found, joiner, each_alone(30), Silent())
-    scores = np.array([joiner.tile_scores(joiner(usual.relative(frame))) for frame in values])
+    levels, fitted = level_tiles(found, joiner, each_alone(30), Silent())
+    scores = np.array([joiner.tile_scores(joiner(levels.relative(frame))) for frame in values])
     assert np.allclose(scores.mean(axis=0)[1:], 1, rtol=0.01)
     assert np.allclose(fitted.checked, scores[:3].max(axis=1), rtol=1e-6)
 
 
 def test_a_tile_where_hardly_anything_happens_is_not_blown_up(tmp_path):
-    usual, _ = in_multiples_of_tiles(*synthetic(tmp_path, (1.0, 1e-6, 1.0))[:2], each_alone(30), Silent())
-    assert usual.tiles[1] > 0.2
+    levels, _ = level_tiles(*synthetic(tmp_path, (1.0, 1e-6, 1.0))[:2], each_alone(30), Silent())
+    assert levels.usual[1] > 0.2
 
 
 def test_a_held_out_frame_is_scored_by_what_is_usual_without_it(tmp_path):
     found, joiner, values = synthetic(tmp_path, (1.0, 1.0, 1.0), frames=12)
-    _, fitted = in_multiples_of_tiles(found, joiner, each_alone(12), Silent())
+    _, fitted = level_tiles(found, joiner, each_alone(12), Silent())
     tiles = np.array([joiner.tile_scores(joiner(frame)) for frame in values])
-    others = UsualOfTiles.of(np.delete(tiles, 5, axis=0))
-    assert fitted.held_out[5] == pytest.approx((tiles[5] / others.tiles).max(), rel=1e-6)
+    others = TileLevels.of(np.delete(tiles, 5, axis=0))
+    assert fitted.held_out[5] == pytest.approx((tiles[5] / others.usual).max(), rel=1e-6)
 
 
 def test_of_tiles_that_disagree_the_blur_leaves_no_seam():

@@ -19,13 +19,13 @@ from calibrate.coreset import Cover, room
 from calibrate.fit import _embeddings, _joiner, _request, estimate, fit
 from calibrate.graph import feature_model, position_cells
 from calibrate.kinds import open_kind
+from calibrate.levels import plain
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.reweight import Reweighted
 from calibrate.tiles import plan
-from calibrate.usual import plain
 from inspectord.errors import FitError
 from inspectord.inspect import Inspector, check_golden, compile_model
 from inspectord.recipe import FrameSpec

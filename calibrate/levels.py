@@ -1,0 +1,142 @@
+"""What a distance means: against what is usual at its place, and in its frame.
+
+Some places of good parts always lie further from their statistics than others, and whole frames do when the
+light is another. So a cell counts by how many times farther it lies than held-out good frames do there, and
+a frame by how far its strangest cell stands out from its own median. That median only corrects as far as
+good frames go: a frame that is strange all over stays strange. Like every statistic of a fit, nothing here
+has seen a defect. On good frames with synthetic defects it tells more of them than plain distances do; see
+docs/research-log.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from calibrate.folds import Folds, Indices
+from calibrate.kinds import Fitted, Learned
+from calibrate.progress import Progress
+from calibrate.spool import Spool
+from calibrate.tiles import Doubles, Joiner
+
+QUIET = 0.5  # of the mean over all cells; what is usual less than this counts as this
+STILL = 0.25  # of what is usual; a stiller frame counts as this, or little noise would become a large score
+STRAY = 0.01  # of the good frames may be strange all over, at either end, without widening the bounds
+FOLDS = 50  # one by one, 5,000 frames would take minutes and tell the same: so many are put together
+SAMPLED = 512  # cells at most that give a frame's median: a longer sort would cost more than it tells
+FEWEST = 32  # cells at least; of fewer a median is noise, and frames keep their own level
+
+
+@dataclass(frozen=True)
+class Levels:
+    """What is usual, and how far a frame's level may go."""
+
+    usual: Doubles  # (map rows, map columns), above 0
+    sampled: Indices  # cells of the flat map whose median is the frame's level
+    low: float  # levels of good frames lie between these; equal, they are every frame's
+    high: float
+
+    @classmethod
+    def of(cls, mean: Doubles, quiet: float, sampled: Indices, seen: npt.NDArray[np.float32]) -> Levels:
+        """From good frames: their mean map, and what each has in the sampled cells, (frames, cells)."""
+        usual = np.maximum(mean, quiet)
+        if len(sampled) < FEWEST:
+            return cls(usual, sampled, 1.0, 1.0)
+        levels = np.sort(_medians(seen / usual.ravel()[sampled]))
+        stray = int(STRAY * len(levels))
+        low, high = float(levels[stray]), float(levels[len(levels) - 1 - stray])
+        return cls(usual, sampled, max(low, STILL), max(high, STILL))
+
+    @property
+    def rank(self) -> int:
+        """The median is the value of this rank from the top, counted from 1."""
+        return len(self.sampled) // 2 + 1
+
+    def relative(self, joined: Doubles) -> Doubles:
+        """What the graph makes of a joined map (map rows, map columns)."""
+        relative = np.asarray(joined / self.usual)
+        if self.low == self.high:
+            return relative / self.low
+        level = float(_medians(relative.ravel()[None, self.sampled])[0])
+        return relative / min(max(level, self.low), self.high)
+
+
+def sample(lively: npt.NDArray[np.bool_]) -> Indices:
+    """At most SAMPLED of these cells, flat and in order; drawn, for steps would fall into few columns."""
+    cells = np.flatnonzero(lively)
+    return np.sort(np.random.default_rng(0).permutation(cells)[:SAMPLED])
+
+
+def _medians(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
+    """Of each row; the lower middle one of an even number."""
+    middle = (values.shape[1] - 1) // 2
+    return np.asarray(np.partition(values, middle, axis=1)[:, middle])
+
+
+def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) -> tuple[Levels, Fitted]:
+    """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
+
+    Of a held-out frame the others know which cells are quiet or sampled and how much of the places'
+    difference is chance, and their own distances were made with it among the good ones: that makes them look
+    more usual, and its score hardly lower.
+    """
+    of_frame = parted(folds)
+    frames = range(len(of_frame))
+    total, squares = np.zeros((2, *joiner.geometry.map_shape))
+    for joined in maps(learned.away, joiner, frames):
+        total += joined
+        squares += joined**2
+    alike = _alike(total / len(frames), squares / len(frames), len(frames), joiner.valid)
+    mean = alike(total / len(frames))
+    quiet = max(QUIET * float(mean[joiner.valid].mean()), 1e-12)
+    sampled = sample(joiner.valid & (mean >= quiet))
+    seen = np.array([joined.ravel()[sampled] for joined in maps(learned.away, joiner, frames)], np.float32)
+    held_out = np.empty(len(frames))
+    for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
+        inside = of_frame == fold
+        members = np.flatnonzero(inside)
+        rest = total - sum(maps(learned.away, joiner, members))
+        others = Levels.of(alike(rest / np.count_nonzero(~inside)), quiet, sampled, seen[~inside])
+        held_out[inside] = [
+            joiner.score(others.relative(joined)) for joined in maps(learned.away, joiner, members)
+        ]
+    levels = Levels.of(mean, quiet, sampled, seen)
+    checked = maps(learned.checked, joiner, range(learned.checked.shape[0]))
+    known = np.array([joiner.score(levels.relative(joined)) for joined in checked])
+    parameters = learned.parameters | {"level_low": levels.low, "level_high": levels.high}
+    return levels, Fitted(held_out, known, parameters)
+
+
+def parted(folds: Folds) -> Indices:
+    """Groups of the measured frames that are held out together where levels are made, (measured,)."""
+    return folds.of_frame[folds.measured] % (FOLDS if folds.leave_one_out else folds.of_frame.max() + 1)
+
+
+def _alike(
+    mean: Doubles, square: Doubles, frames: int, valid: npt.NDArray[np.bool_]
+) -> Callable[[Doubles], Doubles]:
+    """Means of few frames differ from place to place by chance too: draws them together by that share of
+    their variance (James & Stein 1961, "Estimation with Quadratic Loss", in its empirical Bayes form).
+    """
+    chance = max(float((square - mean**2)[valid].mean()), 0.0) / max(frames - 1, 1)
+    share = min(1.0, chance / max(float(mean[valid].var()), 1e-24))
+    centre = float(mean[valid].mean())
+    return lambda means: means + share * (centre - means)
+
+
+def plain(learned: Learned, joiner: Joiner) -> Fitted:
+    """The same scores in distances, as the methods' papers have them."""
+    if learned.scored is not None:
+        return Fitted(learned.scored.held_out, learned.scored.checked, learned.parameters)
+    held_out, checked = (
+        np.array([joiner.score(joined) for joined in maps(spool, joiner, range(spool.shape[0]))])
+        for spool in (learned.away, learned.checked)
+    )
+    return Fitted(held_out, checked, learned.parameters)
+
+
+def maps(spool: Spool, joiner: Joiner, frames: range | Indices) -> Iterator[Doubles]:
+    return (joiner(spool.read_frame(int(frame))) for frame in frames)
