@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from benchmarks._broad import broaden
+from calibrate import texts
 from calibrate.evaluation import GOOD
 from calibrate.pretrain import defects, nuisance
 from inspectord.errors import InspectordError, SourceError
@@ -98,7 +99,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="with train/good")
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--light", type=float, default=0.0, help="how much it differs in the test; 1: much")
+    parser.add_argument(
+        "--light",
+        type=texts.number(0, float),
+        default=0.0,
+        metavar="STRENGTH",
+        help="of other light, focus and noise in the frames for testing; 1: strong; default: 0",
+    )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     try:
@@ -106,7 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InspectordError, OSError) as error:
         print(f"struck: {error}", file=sys.stderr)
         return 65
-    print(f"{options.out}: {count} frames for testing, good, struck and broad, each also faint")
+    print(
+        f"{options.out}: {count} frames for testing, good, struck and broadly struck, the latter two also faint"
+    )
     return 0
 
 

@@ -342,20 +342,21 @@ def add_pretrain(parser: argparse.ArgumentParser) -> None:
         help="standard or lite, the backbones, or pdn-s, the teacher of efficientad-s, which learns from "
         "lite; default: standard",
     )
-    add("--steps", type=texts.number(1), default=5000, metavar="N", help="default: %(default)s")
+    add("--steps", type=texts.number(1), metavar="N", help="default: 5000")
     add("--rate", type=texts.number(1e-9, float), help="of learning; default: 0.002, pdn-s: 0.001")
     add(
         "--contrast",
         type=texts.count,
-        default=500,
+        default=0,
         metavar="N",
-        help="steps that follow, in which the backbones learn to tell places apart; default: %(default)s",
+        help="steps that follow, in which a backbone learns to tell places apart under other light, as "
+        "steady has for 500; default: none",
     )
     add(
         "--start",
         type=Path,
         metavar="FILE",
-        help="standard: weights to go on from with these steps alone, as those of the package",
+        help="standard: weights to go on from with the steps of --contrast alone",
     )
     add("--seed", type=texts.count, default=0, metavar="N", help="of everything random; default: 0")
     add(

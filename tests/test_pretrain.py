@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import signal
@@ -300,6 +301,7 @@ def test_the_standard_network_keeps_torchvisions_names_and_the_spread(
 @pytest.fixture
 def small(monkeypatch, few_images_for_ranges):
     monkeypatch.setattr(command, "Settings", functools.partial(Settings, images=8, size=32))
+    monkeypatch.setattr(command, "Told", functools.partial(contrast.Settings, crops=4, cells=5, size=48))
     monkeypatch.setattr(command, "TELL_EVERY", 2)
     monkeypatch.setattr(command, "DESIGNS", 1)
     monkeypatch.setattr(corpora, "SIDE", 32)
@@ -319,8 +321,8 @@ def test_the_command_trains_exports_and_when_repeated_exports_the_same(
     said = capsys.readouterr()
     assert said.out == f"weights: {weights}\n"
     assert "15 photographs of 4 classes" in said.err
-    assert "step 2 of 3: stage1 " in said.err
-    assert "step 2 of 2: stage1 " in said.err
+    assert "training, step 2 of 3: stage1 " in said.err
+    assert "telling places apart, step 2 of 2: stage1 " in said.err
     trained_on = torch.load(tmp_path / "run" / CHECKPOINT)["identity"]
     assert (trained_on["images of bags/red"], trained_on["images of scenes/cast 0"]) == (4, corpora.INSTANCES)
     before = weights.read_bytes()
@@ -333,12 +335,39 @@ def test_the_command_trains_exports_and_when_repeated_exports_the_same(
     assert weights.read_bytes() != before  # the classes alone
 
 
+def test_a_run_that_was_stopped_while_it_told_places_apart_goes_on_there(
+    folder, tmp_path, capsys, small, monkeypatch
+):
+    monkeypatch.setattr(course, "CHECKPOINT_EVERY", 1)
+    given = ("--steps", 2, "--contrast", 3, "--threads", 1)
+    assert pretrain(folder, "--out", tmp_path / "whole", *given) == 0
+    second = contrast.Contrast._losses
+
+    def stopped(self, drawn):
+        if drawn[2] == 2:
+            raise KeyboardInterrupt
+        return second(self, drawn)
+
+    monkeypatch.setattr(contrast.Contrast, "_losses", stopped)
+    with contextlib.suppress(KeyboardInterrupt):
+        pretrain(folder, "--out", tmp_path / "parts", *given)
+    assert not (tmp_path / "parts" / "standard.safetensors").exists()
+    monkeypatch.setattr(contrast.Contrast, "_losses", second)
+    capsys.readouterr()
+    assert pretrain(folder, "--out", tmp_path / "parts", *given) == 0
+    said = capsys.readouterr().err
+    assert "training: continuing after step 2" in said
+    assert "telling places apart: continuing after step 2" in said
+    whole, parts = ((tmp_path / name / "standard.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole == parts
+
+
 def test_the_command_goes_on_from_given_weights_without_the_classes(folder, tmp_path, capsys, small):
     bundled = tmp_path / "bundled.safetensors"
-    bundled.write_bytes(standard.WEIGHTS.read_bytes())
+    bundled.write_bytes(standard.WEIGHTS["standard"].read_bytes())
     arguments = (folder, "--out", tmp_path / "run", "--contrast", 2, "--start", bundled, "--threads", 1)
     assert pretrain(*arguments) == 0
-    assert "step 2 of 2: stage1 " in capsys.readouterr().err
+    assert "telling places apart, step 2 of 2: stage1 " in capsys.readouterr().err
     made = sorted(path.name for path in (tmp_path / "run").iterdir())
     assert made == [contrast.CHECKPOINT, "standard.safetensors"]
     first, found = load_file(bundled), load_file(tmp_path / "run" / "standard.safetensors")
@@ -347,17 +376,44 @@ def test_the_command_goes_on_from_given_weights_without_the_classes(folder, tmp_
         assert 0 < change.max() < 0.05 * np.abs(first[name]).max(), name
 
 
-@pytest.mark.parametrize("more", [("--network", "lite"), ("--network", "pdn-s"), ("--contrast", 0)])
+@pytest.mark.parametrize("more", [("--network", "lite", "--contrast", 5), ()])
 def test_a_start_that_would_do_nothing_is_refused(folder, tmp_path, capsys, more):
-    assert (
-        pretrain(folder, "--out", tmp_path, "--start", tmp_path / "w.safetensors", *more)
-        == FitError.exit_code
-    )
-    assert "--start goes with --network standard and a --contrast over 0 only" in capsys.readouterr().err
+    given = ("--start", tmp_path / "w.safetensors", *more)
+    assert pretrain(folder, "--out", tmp_path / "run", *given) == FitError.exit_code
+    assert "--start goes with --network standard and --contrast only" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--steps", 5), "--steps and --rate are of the classes"),
+        (("--rate", 0.1), "--steps and --rate are of the classes"),
+        ((), "standard.safetensors would be overwritten; give another --out"),
+    ],
+)
+def test_a_start_is_not_overwritten_and_takes_no_flags_of_the_classes(folder, tmp_path, capsys, more, told):
+    path = tmp_path / "standard.safetensors"
+    path.write_bytes(b"kept")
+    assert pretrain(folder, "--out", tmp_path, "--start", path, "--contrast", 5, *more) == FitError.exit_code
+    assert told in capsys.readouterr().err
+    assert path.read_bytes() == b"kept"
+
+
+def test_a_start_that_is_not_there_is_named(folder, tmp_path, capsys):
+    path = tmp_path / "none.safetensors"
+    assert pretrain(folder, "--out", tmp_path, "--start", path, "--contrast", 5) == FitError.exit_code
+    assert f"--start: no weights at {path}" in capsys.readouterr().err
+
+
+def test_a_teacher_has_no_places_to_tell_apart(folder, tmp_path, capsys):
+    more = ("--network", "pdn-s", "--contrast", 5)
+    assert pretrain(folder, "--out", tmp_path, *more) == FitError.exit_code
+    assert "--contrast goes with --network standard or lite only" in capsys.readouterr().err
 
 
 def test_a_start_of_another_network_is_one_clear_error(folder, tmp_path, resnet, capsys):
-    assert pretrain(folder, "--out", tmp_path, "--start", resnet) == FitError.exit_code
+    assert pretrain(folder, "--out", tmp_path, "--start", resnet, "--contrast", 5) == FitError.exit_code
     assert "these are not weights of standard: missing joined.spread" in capsys.readouterr().err
 
 

@@ -1,4 +1,4 @@
-"""The last part of pre-training: what is the same place, that it is learnt, that a kill changes nothing."""
+"""A last part of pre-training: what is the same place, that it is learnt, that a kill changes nothing."""
 
 from __future__ import annotations
 
@@ -13,8 +13,16 @@ import pytest
 torch = pytest.importorskip("torch", reason="pre-training needs torch")
 
 from calibrate.pretrain import contrast, course, nuisance  # noqa: E402
-from calibrate.pretrain.contrast import CHECKPOINT, STRIDES, Contrast, Settings, Views, told_apart  # noqa: E402
-from calibrate.pretrain.corpus import Corpus  # noqa: E402
+from calibrate.pretrain.contrast import (  # noqa: E402
+    CHECKPOINT,
+    STRIDES,
+    Contrast,
+    Settings,
+    Views,
+    same_places,
+    told_apart,
+)
+from calibrate.pretrain.corpus import Corpus, read_corpus  # noqa: E402
 from calibrate.pretrain.network import Standard  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
 from tests.test_boundaries import ROOT  # noqa: E402
@@ -61,8 +69,6 @@ def test_cells_that_count_as_the_same_place_show_the_same_place(monkeypatch):
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 256, (300, 300, 3)).astype(np.uint8)
     corpus = Corpus([noise], np.zeros(1, np.int64), ("noise/one",))
-    run = Contrast.__new__(Contrast)
-    run._settings = SMALL
     ways = set()
     for views, moved, step in Views(corpus, replace(SMALL, steps=12), 0, CPU):
         ways.add(tuple(moved.tolist()))
@@ -70,20 +76,47 @@ def test_cells_that_count_as_the_same_place_show_the_same_place(monkeypatch):
             cells = torch.nn.functional.avg_pool2d(views, stride)
             first, second = cells.chunk(2)
             by = (moved * (STRIDES[-1] // stride)).tolist()
-            here, there = run._same_places(first, second, by, np.random.default_rng(step))
+            here, there = same_places(first, second, by, SMALL.cells, np.random.default_rng(step))
             assert here.shape == (SMALL.crops * SMALL.cells, 3)
             torch.testing.assert_close(here, there)
             if any(by):
-                here, there = run._same_places(first, second, [0, 0], np.random.default_rng(step))
+                here, there = same_places(first, second, [0, 0], SMALL.cells, np.random.default_rng(step))
                 assert (here - there).abs().max() > 1
     assert len(ways) > 6
 
 
-def test_views_differ_in_light_and_by_up_to_so_many_pixels_besides(corpus):
-    views, moved, _ = next(iter(Views(corpus, SMALL, 0, CPU)))
-    assert views.shape == (2 * SMALL.crops, 3, SMALL.size, SMALL.size)
-    assert (views[: SMALL.crops].mean((1, 2, 3)) - views[SMALL.crops :].mean((1, 2, 3))).abs().max() > 1
-    assert moved.abs().max() <= contrast.MOVED
+@pytest.fixture
+def views(corpus, monkeypatch):
+    """Both views of a first step, moved by at most so many cells and pixels."""
+
+    def make(moved, jitter_px, light):
+        monkeypatch.setattr(contrast, "MOVED", moved)
+        monkeypatch.setattr(contrast, "JITTER_PX", jitter_px)
+        found, *_ = next(iter(Views(corpus, replace(SMALL, light=light), 0, CPU)))
+        assert found.shape == (2 * SMALL.crops, 3, SMALL.size, SMALL.size)
+        return found.chunk(2)
+
+    return make
+
+
+def test_views_differ_in_light(views):
+    first, second = views(0, 0, 0.0)
+    assert torch.equal(first, second)
+    first, second = views(0, 0, 0.5)
+    assert (first - second).abs().mean() > 1
+
+
+def test_views_are_moved_by_up_to_so_many_pixels_besides(views):
+    first, second = views(0, 2, 0.0)
+    inner = slice(2, -2)
+    agree = {
+        (y, x)
+        for y in range(-2, 3)
+        for x in range(-2, 3)
+        if torch.equal(first.roll((-y, -x), (2, 3))[..., inner, inner], second[..., inner, inner])
+    }
+    assert len(agree) == 1
+    assert agree != {(0, 0)}
 
 
 def test_each_step_draws_by_itself(corpus):
@@ -129,8 +162,12 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not_and_leaves_its_s
     expected = whole.averaged.state_dict()
     for name, value in continued.averaged.state_dict().items():
         assert torch.equal(value, expected[name]), name
-    with pytest.raises(FitError, match=f"{CHECKPOINT} is another training's: start none, now other"):
+    told = f"{CHECKPOINT} is another training's: start none, now other; .*the classes are kept"
+    with pytest.raises(FitError, match=told):
         Contrast(start(), corpus, SMALL, {"start": "other"}, tmp_path)
+    fewer = read_corpus(folder, ("bags/red",))
+    with pytest.raises(FitError, match="images of bags/red 4, now none"):
+        Contrast(start(), fewer, SMALL, {}, tmp_path)
 
 
 def test_places_are_learnt(tmp_path, monkeypatch):

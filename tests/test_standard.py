@@ -12,6 +12,7 @@ from calibrate.backbones.standard import JOINED, LAYERS, Standard, open_standard
 from calibrate.backbones.weights import random_state
 from calibrate.graph import strides
 from inspectord.errors import FitError
+from inspectord.sources.parts import render_part
 from tests.test_lite import close, compiled, model_of, noise, trained
 
 SPREAD = np.random.default_rng(7).uniform(0.2, 3, sum(JOINED)).astype(np.float32)
@@ -41,28 +42,41 @@ def run(backbone, images, chosen=None):
 def test_the_graph_computes_what_was_trained_at_any_multiple_of_eight(network, state, size):
     images = noise(3, *size)
     for found, expected in zip(
-        run(Standard(state, "", LAYERS), images), trained(network, images, SPREAD), strict=True
+        run(Standard("standard", state, "", LAYERS), images), trained(network, images, SPREAD), strict=True
     ):
         assert close(found, expected)
 
 
 def test_grey_is_three_equal_colours(state):
     grey = noise(1)
-    backbone = Standard(state, "", None)
+    backbone = Standard("standard", state, "", None)
     assert close(run(backbone, grey)[0], run(backbone, np.repeat(grey, 3, axis=1))[0])
 
 
 @pytest.mark.parametrize("chosen", [(0, 31, 32, 95), (40, 50), (3,)])
 def test_only_the_chosen_channels_are_given(state, chosen):
-    images, wanted = noise(), np.array(chosen)
-    (whole,), (some,) = (run(Standard(state, "", None), images, each) for each in ([None], [wanted]))
+    images, wanted, backbone = noise(), np.array(chosen), Standard("standard", state, "", None)
+    (whole,), (some,) = (run(backbone, images, each) for each in ([None], [wanted]))
     assert close(some, whole[:, wanted])
 
 
 def test_the_layers_have_their_strides_and_channels():
-    backbone = open_backbone("standard", None, LAYERS)
-    assert strides(backbone, 1) == ((4, 8, 8), (32, 96, 64))
-    assert backbone.name == "standard"
+    for name in standard.WEIGHTS:
+        backbone = open_backbone(name, None, LAYERS)
+        assert strides(backbone, 1) == ((4, 8, 8), (32, 96, 64))
+        assert backbone.name == name
+
+
+def test_steady_is_another_network_that_changes_less_with_light():
+    """Which is what it was made for: the same made-up parts at 85 % of the light."""
+    parts = np.stack([render_part(1, number, 96, 96, 0.0).pixels for number in range(6)])
+    images = np.repeat(parts.transpose(0, 3, 1, 2), 3, axis=1).astype(np.float32)
+    moved = {}
+    for name in standard.WEIGHTS:
+        backbone = open_backbone(name, None, None)
+        plain, dark = (run(backbone, images * np.float32(light))[0] for light in (1, 0.85))
+        moved[name] = np.square(dark - plain).mean() / plain.var()
+    assert moved["steady"] < 0.7 * moved["standard"]
 
 
 def test_a_layer_that_nobody_reads_is_not_computed():
@@ -91,7 +105,7 @@ def test_unknown_or_disordered_layers_are_refused(layers):
 def test_damaged_weights_are_one_clear_error(tmp_path, monkeypatch):
     path = tmp_path / "standard.safetensors"
     path.write_bytes(b"not weights")
-    monkeypatch.setattr(standard, "WEIGHTS", path)
+    monkeypatch.setattr(standard, "WEIGHTS", {"standard": path})
     with pytest.raises(FitError, match=r"standard\.safetensors are damaged.*; install inspectord again"):
         open_standard(None)
 

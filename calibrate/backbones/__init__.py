@@ -32,7 +32,7 @@ class Backbone(Protocol):
         ...
 
 
-BUNDLED = ("lite", "standard")
+BUNDLED = ("lite", "standard", "steady")
 DEFAULT = "standard"  # what bundled means
 NAMES = ("bundled", *BUNDLED, "mobilenet_v2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
 
@@ -56,10 +56,10 @@ def open_backbone(name: str, weights: Path | None, layers: tuple[str, ...] | Non
         from calibrate.backbones.lite import open_lite
 
         return open_lite(layers, weights)
-    if name == "standard":
+    if name in ("standard", "steady"):
         from calibrate.backbones.standard import open_standard
 
-        return open_standard(layers, weights)
+        return open_standard(layers, weights, name)
     if Path(name).suffix in (".onnx", ".xml"):
         from calibrate.backbones.external import External
 

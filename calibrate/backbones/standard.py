@@ -1,6 +1,7 @@
-"""The bundled network in ResNet-18's layout, at half width and cut after layer2, in floating point.
+"""The bundled networks in ResNet-18's layout, at half width and cut after layer2, in floating point.
 
-Its weights file holds torchvision's names, and `joined.spread`, by which the joined channels are divided.
+`steady` is `standard` after it has told places apart under other light (calibrate/pretrain/contrast.py). A
+weights file holds torchvision's names, and `joined.spread`, by which the joined channels are divided.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from calibrate.backbones.resnet import ResNet
 from calibrate.backbones.resnet import state_shapes as resnet_shapes
 from calibrate.backbones.weights import State, kept, own_or_bundled
 
-WEIGHTS = files("calibrate.backbones") / "standard_v2.safetensors"
+WEIGHTS = {name: files("calibrate.backbones") / f"{name}_v1.safetensors" for name in ("standard", "steady")}
 JOINED = (32, 64)  # channels of layer1 and layer2
 STAGES = ("layer1", "layer2")
 LAYERS = ("layer1", "joined", "layer2")  # strides are 4, 8 and 8
@@ -29,10 +30,9 @@ class Standard:
     Sides of images must be multiples of the layers' strides, as tiles' always are.
     """
 
-    name = "standard"
-
-    def __init__(self, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
-        self.digest, self.layers = digest, layers_of(self.name, LAYERS, layers or ("joined",))
+    def __init__(self, name: str, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
+        self.name, self.digest = name, digest
+        self.layers = layers_of(name, LAYERS, layers or ("joined",))
         self._stages = ResNet("standard", state, digest, STAGES)
         self._spread = np.asarray(state["joined.spread"], np.float32)
 
@@ -47,12 +47,14 @@ class Standard:
         ]
 
 
-def open_standard(layers: tuple[str, ...] | None, weights: Path | None = None) -> Standard:
-    """The network with the package's weights, or those of `calibrate pretrain`.
+def open_standard(
+    layers: tuple[str, ...] | None, weights: Path | None = None, name: str = "standard"
+) -> Standard:
+    """The network of this name of WEIGHTS, with the package's weights or those of `calibrate pretrain`.
 
     Raises FitError where they are missing or damaged.
     """
-    return Standard(*own_or_bundled("standard", weights, WEIGHTS, state_shapes()), layers)
+    return Standard(name, *own_or_bundled(name, weights, WEIGHTS[name], state_shapes()), layers)
 
 
 def state_shapes() -> dict[str, tuple[int, ...]]:

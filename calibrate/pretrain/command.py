@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from calibrate.backbones.standard import WEIGHTS as BUNDLED
 from calibrate.backbones.standard import state_shapes
-from calibrate.backbones.weights import own_or_bundled
+from calibrate.backbones.weights import read_state, require
 from calibrate.pretrain.checkpoint import Identity
 from calibrate.pretrain.contrast import Contrast, identity_after
 from calibrate.pretrain.contrast import Settings as Told
@@ -40,18 +39,19 @@ def pretrain(options: argparse.Namespace, progress: Progress) -> Path:
         raise FitError("torch finds no CUDA device; leave --device out, or install torch with CUDA")
     if options.threads:
         torch.set_num_threads(options.threads)
+    _check(options)
     try:  # before the hours, not after them
         options.out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
         raise FitError(f"{options.out} can't be a folder, a file is there; give another --out") from error
-    start = _start(options)
+    start = None if options.start is None else _started(options.start)
     corpus = read_corpus(options.corpus, options.without)
     progress.note(f"{len(corpus.images)} photographs of {len(corpus.names)} classes")
     corpus = with_designs(corpus, DESIGNS)
     weights: Path = options.out / WEIGHTS[options.network]
     if options.network == "pdn-s":
         distilling = Distilling(corpus, _settings(options), options.out, options.device)
-        _run(distilling, options.steps, "training", progress)
+        _run(distilling, _settings(options).steps, "training", progress)
         export_teacher(distilling.network, weights)
         return weights
     backbone, identity = start or _classes(options, corpus, progress)
@@ -64,13 +64,26 @@ def pretrain(options: argparse.Namespace, progress: Progress) -> Path:
     return weights
 
 
-def _start(options: argparse.Namespace) -> tuple[Standard, Identity] | None:
-    """The backbone of --start, and what tells it from others."""
+def _check(options: argparse.Namespace) -> None:
+    """Raises FitError for flags without use."""
+    if options.contrast and options.network == "pdn-s":
+        raise FitError("--contrast goes with --network standard or lite only; leave it out")
     if options.start is None:
-        return None
+        return
     if options.network != "standard" or not options.contrast:
-        raise FitError("--start goes with --network standard and a --contrast over 0 only; leave it out")
-    state, digest = own_or_bundled("standard", options.start, BUNDLED, state_shapes())
+        raise FitError("--start goes with --network standard and --contrast only; leave it out")
+    if options.steps is not None or options.rate is not None:
+        raise FitError("--steps and --rate are of the classes, which --start leaves out; leave them out too")
+    if not options.start.is_file():
+        raise FitError(f"--start: no weights at {options.start}; give a file of `calibrate pretrain`")
+    if options.start.resolve() == (options.out / WEIGHTS["standard"]).resolve():
+        raise FitError(f"--start {options.start} would be overwritten; give another --out")
+
+
+def _started(path: Path) -> tuple[Standard, Identity]:
+    """The backbone of --start, and what tells it from others."""
+    state, digest = read_state(path)
+    require(state, state_shapes(), "standard")
     backbone = Standard()
     tensors = {name: torch.from_numpy(value) for name, value in state.items()}
     backbone.load_state_dict(tensors, strict=False)  # batches are not counted in the file
@@ -82,13 +95,13 @@ def _classes(
 ) -> tuple[Lite | Standard, Identity]:
     settings = _settings(options)
     training = Training(corpus, settings, options.out, options.device)
-    _run(training, options.steps, "training", progress)
-    return training.averaged.backbone, identity_after(corpus, settings)
+    _run(training, settings.steps, "training", progress)
+    return training.averaged.backbone, identity_after(settings)
 
 
 def _settings(options: argparse.Namespace) -> Settings:
     kind = DISTILLING if options.network == "pdn-s" else Settings(network=options.network)
-    chosen = replace(kind, steps=options.steps, seed=options.seed)
+    chosen = replace(kind, steps=options.steps or kind.steps, seed=options.seed)
     return chosen if options.rate is None else replace(chosen, rate=options.rate)
 
 
@@ -101,5 +114,5 @@ def _run(course: Course[Any] | Distilling, steps: int, what: str, progress: Prog
         sums = {name: sums.get(name, 0.0) + value for name, value in losses.items()}
         if number % TELL_EVERY == 0:
             means = ", ".join(f"{name} {value / TELL_EVERY:.3f}" for name, value in sums.items())
-            progress.note(f"step {course.step} of {steps}: {means}")
+            progress.note(f"{what}, step {course.step} of {steps}: {means}")
             sums = {}

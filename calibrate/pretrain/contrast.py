@@ -1,4 +1,4 @@
-"""The last part of pre-training: places told apart under other light, without classes.
+"""A last part of pre-training, where it is asked for: places told apart under other light, without classes.
 
 Two views of each crop, moved against one another and under different light: of some cells of every crop, each
 stage must tell which cell of the other view is the same place (Pinheiro et al. 2020, "Unsupervised Learning
@@ -25,9 +25,10 @@ from calibrate.pretrain.corpus import Corpus
 from calibrate.pretrain.course import Course
 from calibrate.pretrain.network import Lite, Standard
 from calibrate.pretrain.train import Settings as Classes
-from calibrate.pretrain.train import chances, crops, identity_of
+from calibrate.pretrain.train import chances, crops, images_of
 
 CHECKPOINT = "contrast.pt"
+AGAIN = "remove it to tell places apart anew, the classes are kept"
 STRIDES = (4, 8)  # of the two stages
 MOVED = 2  # cells of the coarser stage, at most; both views fit into a crop that is so much larger
 JITTER_PX = 2  # besides, at most
@@ -98,7 +99,8 @@ class Contrast(Course[Drawn]):
         self._corpus, self._settings = corpus, settings
         projections = nn.ModuleList(_projection(width) for width in backbone.widths[: len(STRIDES)])
         trainee = nn.ModuleDict({"backbone": copy.deepcopy(backbone), "projections": projections})
-        super().__init__(trainee, settings, folder / CHECKPOINT, {**asdict(settings), **identity}, device)
+        whole = {**asdict(settings), **images_of(corpus), **identity}
+        super().__init__(trainee, settings, folder / CHECKPOINT, whole, device, AGAIN)
 
     @property
     def averaged(self) -> Lite | Standard:
@@ -123,22 +125,26 @@ class Contrast(Course[Drawn]):
         for number, (cells, stride) in enumerate(zip(projected, STRIDES, strict=True), start=1):
             first, second = cells.float().chunk(2)
             by = (moved * (STRIDES[-1] // stride)).tolist()
-            here, there = self._same_places(first, second, by, rng)
+            here, there = same_places(first, second, by, self._settings.cells, rng)
             losses[f"stage{number}"] = told_apart(here, there, self._settings.temperature)
         return losses
 
-    def _same_places(
-        self, first: Tensor, second: Tensor, moved: list[int], rng: np.random.Generator
-    ) -> tuple[Tensor, Tensor]:
-        """Some cells that both views have, border cells left out, (crops x cells, WIDTH) of each."""
-        side, shape = first.shape[-1], (len(first), self._settings.cells)
-        low, high = np.maximum(1, np.add(moved, 1)), np.minimum(side - 1, np.add(moved, side - 1))
-        y, x = (torch.from_numpy(rng.integers(low[way], high[way], shape)) for way in range(2))
-        crop = torch.arange(len(first))[:, None]
-        return (
-            first[crop, :, y, x].flatten(0, 1),
-            second[crop, :, y - moved[0], x - moved[1]].flatten(0, 1),
-        )
+
+def same_places(
+    first: Tensor, second: Tensor, moved: list[int], cells: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """So many cells of each crop that both views have, border cells left out, (crops x cells, width) of each.
+
+    A cell may be drawn twice; the loss then can't tell it from its twin, which costs a little and harms nobody.
+    """
+    side, shape = first.shape[-1], (len(first), cells)
+    low, high = np.maximum(1, np.add(moved, 1)), np.minimum(side - 1, np.add(moved, side - 1))
+    y, x = (torch.from_numpy(rng.integers(low[way], high[way], shape)) for way in range(2))
+    crop = torch.arange(len(first))[:, None]
+    return (
+        first[crop, :, y, x].flatten(0, 1),
+        second[crop, :, y - moved[0], x - moved[1]].flatten(0, 1),
+    )
 
 
 def _projection(width: int) -> nn.Sequential:
@@ -152,6 +158,6 @@ def told_apart(here: Tensor, there: Tensor, temperature: float) -> Tensor:
     return (functional.cross_entropy(logits, same) + functional.cross_entropy(logits.T, same)) / 2
 
 
-def identity_after(corpus: Corpus, classes: Classes) -> Identity:
-    """What decides the weights that it begins with, where it follows the classes."""
-    return {f"classes' {name}": value for name, value in identity_of(corpus, classes).items()}
+def identity_after(classes: Classes) -> Identity:
+    """What decides the weights that it begins with, where it follows the classes, besides the corpus."""
+    return {f"classes' {name}": value for name, value in asdict(classes).items()}

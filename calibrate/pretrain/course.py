@@ -45,7 +45,9 @@ class Course(ABC, Generic[Drawn]):
         path: Path,
         identity: checkpoint.Identity,
         device: str,
+        otherwise: str = "give another --out",
     ) -> None:
+        """otherwise: what one may do where the checkpoint is another training's."""
         self._pace, self._checkpoint, self._identity = pace, path, identity
         self._device = torch.device(device)
         layout: dict[str, Any] = {"memory_format": torch.channels_last}
@@ -57,7 +59,7 @@ class Course(ABC, Generic[Drawn]):
         )
         self._optimiser = torch.optim.AdamW(self._trainee.parameters(), lr=pace.rate, weight_decay=pace.decay)
         self._parts = {"trainee": self._trainee, "average": self._average, "optimiser": self._optimiser}
-        self.step = checkpoint.restore(path, identity, self._parts, self._device)
+        self.step = checkpoint.restore(path, identity, self._parts, self._device, otherwise)
 
     def run(self) -> Iterator[dict[str, float]]:
         """Train to the end; give the losses of every step. Raises FitError where they stop being finite."""
@@ -83,7 +85,7 @@ class Course(ABC, Generic[Drawn]):
         if self._device.type != "cpu":
             on_device: Iterable[Drawn] = draws
             return on_device
-        # Two drawn ahead are 35 MB of shared memory; of that a container often has 64 MB.
+        # Two drawn ahead are up to 35 MB of shared memory; of that a container often has 64 MB.
         loader: Iterable[Drawn] = torch.utils.data.DataLoader(
             draws, batch_size=None, num_workers=1, prefetch_factor=2
         )
@@ -97,8 +99,8 @@ class Course(ABC, Generic[Drawn]):
         losses = self._losses(drawn)
         if not descend(self._optimiser, self._trainee, self._total(losses), clip=5.0):
             raise FitError(
-                f"the loss or its gradient is not finite at step {step}; "
-                "begin anew with a smaller --rate and another --out"
+                f"the loss or its gradient is not finite at step {step}; begin anew with a smaller --rate "
+                "and another --out"
             )
         self._average.update_parameters(self._trainee)
         return {name: float(value.detach()) for name, value in losses.items()}

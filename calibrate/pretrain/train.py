@@ -141,6 +141,10 @@ def _told(logits: Tensor, classes: Tensor) -> Tensor:
 
 def identity_of(corpus: Corpus, settings: Settings) -> checkpoint.Identity:
     """What another run must share to continue this one."""
+    return asdict(settings) | images_of(corpus)
+
+
+def images_of(corpus: Corpus) -> dict[str, int]:
+    """How many images each class has, by a name for people."""
     counts = np.bincount(corpus.classes).tolist()
-    images = {f"images of {name}": n for name, n in zip(corpus.names, counts, strict=True)}
-    return asdict(settings) | images
+    return {f"images of {name}": n for name, n in zip(corpus.names, counts, strict=True)}
