@@ -113,9 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (InspectordError, OSError) as error:
         print(f"struck: {error}", file=sys.stderr)
         return 65
-    print(
-        f"{options.out}: {count} frames for testing, good, struck and broadly struck, the latter two also faint"
-    )
+    print(f"{options.out}: {count} good frames for testing, struck, broadly struck, and both faintly")
     return 0
 
 

@@ -34,7 +34,7 @@ def images(folder):
 def test_every_frame_is_taught_or_tested_and_struck_where_the_mask_is(frames, tmp_path, capsys):
     out = tmp_path / "out"
     assert struck.main([str(frames), str(out), "--seed", "1"]) == 0
-    assert "3 frames for testing" in capsys.readouterr().out
+    assert "3 good frames for testing" in capsys.readouterr().out
     train, good = (
         sorted(path.name for path in (out / place).iterdir()) for place in ("train/good", "test/good")
     )

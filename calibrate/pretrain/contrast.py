@@ -135,7 +135,7 @@ def same_places(
 ) -> tuple[Tensor, Tensor]:
     """So many cells of each crop that both views have, border cells left out, (crops x cells, width) of each.
 
-    A cell may be drawn twice; the loss then can't tell it from its twin, which costs a little and harms nobody.
+    A cell may be drawn twice, and is then told from its twin in vain: it costs a little and harms nobody.
     """
     side, shape = first.shape[-1], (len(first), cells)
     low, high = np.maximum(1, np.add(moved, 1)), np.minimum(side - 1, np.add(moved, side - 1))
