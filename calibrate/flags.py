@@ -158,14 +158,15 @@ def add_of_model(add: Callable[..., object]) -> None:
     add(
         "--backbone",
         metavar="NAME|FILE",
-        help="lite or standard, which need no --weights, mobilenet_v2, resnet18, resnet34, resnet50, "
-        "wide_resnet50_2 or an .onnx/.xml file; default: bundled, which is standard",
+        help="lite, standard or steady (for light that changes), which need no --weights, mobilenet_v2, "
+        "resnet18, resnet34, resnet50, wide_resnet50_2 or an .onnx/.xml file; default: bundled, which is "
+        "standard",
     )
     add(
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the backbone's weights, .pth or .safetensors; with lite and standard, calibrate pretrain's; "
+        help="the backbone's weights, .pth or .safetensors; with lite, standard and steady, calibrate pretrain's; "
         "the teacher's for efficientad-m, as in teacher_medium.pth, and for efficientad-s instead of its own",
     )
     add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
