@@ -166,8 +166,9 @@ def add_of_model(add: Callable[..., object]) -> None:
         "--weights",
         type=Path,
         metavar="FILE",
-        help="the backbone's weights, .pth or .safetensors; with lite, standard and steady, calibrate pretrain's; "
-        "the teacher's for efficientad-m, as in teacher_medium.pth, and for efficientad-s instead of its own",
+        help="the backbone's weights, .pth or .safetensors; with lite, standard and steady, calibrate "
+        "pretrain's; the teacher's for efficientad-m, as in teacher_medium.pth, and for efficientad-s "
+        "instead of its own",
     )
     add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
     add(
