@@ -120,7 +120,7 @@ def test_a_region_where_all_frames_are_the_same_teaches_nothing(tmp_path):
 
 
 def test_an_own_trainings_weights_take_the_place_of_the_bundled_ones(good, tmp_path):
-    shipped, own = load_file(WEIGHTS), tmp_path / "own.safetensors"
+    shipped, own = load_file(WEIGHTS["standard"]), tmp_path / "own.safetensors"
     save_file(shipped | {"joined.spread": 10 * shipped["joined.spread"]}, own)  # epsilon counts for more
     asked = ("--product", "flange", "--recipes", str(tmp_path / "recipes"), "--threads", "1")
     assert main(["fit", str(good), *asked, "--backbone", "bundled", "--weights", str(own)]) == 0
