@@ -104,7 +104,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         type=texts.number(0, float),
         default=0.0,
         metavar="STRENGTH",
-        help="of other light, focus and noise in the frames for testing; 1: strong; default: 0",
+        help="of other light, focus and noise, drawn anew for each frame for testing; 0.5: as of a lamp that "
+        "ages, 1: strong; default: 0",
     )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -114,6 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"struck: {error}", file=sys.stderr)
         return 65
     print(f"{options.out}: {count} good frames for testing, struck, broadly struck, and both faintly")
+    print(f"next: python -m benchmarks.accuracy {options.out}, which fits on its own train/good")
     return 0
 
 

@@ -70,8 +70,10 @@ def _check(options: argparse.Namespace) -> None:
         raise FitError("--contrast goes with --network standard or lite only; leave it out")
     if options.start is None:
         return
-    if options.network != "standard" or not options.contrast:
-        raise FitError("--start goes with --network standard and --contrast only; leave it out")
+    if options.network != "standard":
+        raise FitError(f"--start goes with --network standard, not {options.network}; leave one of them out")
+    if not options.contrast:
+        raise FitError("--start needs the steps to go on with: give --contrast, as in --contrast 500")
     if options.steps is not None or options.rate is not None:
         raise FitError("--steps and --rate are of the classes, which --start leaves out; leave them out too")
     if not options.start.is_file():
