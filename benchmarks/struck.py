@@ -49,14 +49,13 @@ def make(folder: Path, out: Path, seed: int, light: float) -> int:
     chosen = named[: len(named) // SHARE]
     for frames, place in ((named[len(chosen) :], "train"), (chosen, "test")):
         (out / place / GOOD).mkdir(parents=True)
-        for name, path in frames:
+        for name, path in frames if place == "train" or not light else ():
             shutil.copyfile(path, out / place / GOOD / f"{name}{path.suffix}")
     generator, broadly, lamp = (torch.Generator().manual_seed(seed) for _ in range(3))
     families = [*defects.FAMILIES, *defects.HELD_OUT]
     for (name, path), (_, other) in zip(chosen, chosen[1:] + chosen[:1], strict=True):
         good, channels = _read(path)
         if light:
-            (out / "test" / GOOD / f"{name}{path.suffix}").unlink()
             lit = nuisance.vary(good, lamp, light)
             _write(out / "test" / GOOD / f"{name}.png", lit[0, :channels])
         source = _fitting(_read(other)[0], good)

@@ -208,8 +208,7 @@ def members_of(recipe):
 def striped(path, to):
     """The same part under stripes that few good parts have."""
     pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    bands = np.arange(len(pixels)) // 8 % 2 == 0
-    pixels[bands] = cv2.add(pixels[bands], 70)
+    pixels[::6] //= 3
     cv2.imwrite(str(to / path.name), pixels)
 
 
