@@ -14,7 +14,7 @@ from openvino import opset15 as op
 from calibrate.backbones import Backbone
 from calibrate.pieces import LOOP, bilinear, in_blocks, nearest, projected, sliced
 from calibrate.region import FILL
-from calibrate.tiles import Geometry, Joiner
+from calibrate.tiles import Blur, Geometry, Joiner
 from inspectord.recipe import FrameSpec
 
 if TYPE_CHECKING:
@@ -213,13 +213,27 @@ def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
         x = _sandwich(joiner.join_rows, x, joiner.join_columns)
     if not joiner.valid.all():
         x = op.multiply(x, op.constant(joiner.valid.astype(np.float32))).output(0)
-    x = _sandwich(joiner.smooth_rows, x, joiner.smooth_columns)
-    return op.multiply(x, op.constant(joiner.gain.astype(np.float32))).output(0)
+    return blurred(x, joiner.smooth)
+
+
+def blurred(sharp: ov.Output, blur: Blur) -> ov.Output:
+    """A map (rows, columns) as tiles.Blur blurs it."""
+    x = _sandwich(blur.rows, sharp, blur.columns)
+    return op.multiply(x, op.constant(blur.gain.astype(np.float32))).output(0)
 
 
 def levelled(joined: ov.Output, levels: Levels) -> ov.Output:
-    """The joined map over what is usual, then over the frame's bounded median; see levels.Levels."""
+    """What levels.Levels.relative makes of the joined map."""
     relative = op.multiply(joined, op.constant((1 / levels.usual).astype(np.float32))).output(0)
+    fine = _over_its_level(relative, levels)
+    if levels.wide is None:
+        return fine
+    share = op.constant(np.float32(levels.wide.share))
+    return op.maximum(fine, op.multiply(blurred(relative, levels.wide.blur), share)).output(0)
+
+
+def _over_its_level(relative: ov.Output, levels: Levels) -> ov.Output:
+    """Over the frame's bounded median."""
     low, high = (op.constant(np.float32(bound)) for bound in (levels.low, levels.high))
     if levels.low == levels.high:
         return op.divide(relative, low).output(0)

@@ -3,24 +3,31 @@
 Some places of good parts always lie further from their statistics than others, and whole frames do when the
 light is another. So a cell counts by how many times farther it lies than held-out good frames do there, and
 a frame by how far its strangest cell stands out from its own median. That median only corrects as far as
-good frames go: a frame that is strange all over stays strange. Like every statistic of a fit, nothing here
-has seen a defect. On good frames with synthetic defects it tells more of them than plain distances do; see
-docs/research-log.md.
+good frames go: a frame that is strange all over stays strange.
+
+What is a little strange over a wide area stands out nowhere. So the same multiples, blurred and not over the
+frame's median, are looked at beside them, each at its own scale (as Lindeberg 1998, "Feature Detection with
+Automatic Scale Selection", takes the highest answer of several): a score is the higher of the two, weighed so
+that good frames alone would give both the same limit.
+
+Like every statistic of a fit, nothing here has seen a defect. On good frames with synthetic defects it tells
+more of them than plain distances do; see docs/research-log.md.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from calibrate.folds import Folds, Indices
 from calibrate.kinds import Fitted, Learned
+from calibrate.limits import find_limit
 from calibrate.progress import Progress
 from calibrate.spool import Spool
-from calibrate.tiles import Doubles, Joiner
+from calibrate.tiles import Blur, Doubles, Joiner
 
 QUIET = 0.5  # of the mean over all cells; what is usual less than this counts as this
 STILL = 0.25  # of what is usual; a stiller frame counts as this, or little noise would become a large score
@@ -28,6 +35,15 @@ STRAY = 0.01  # of the good frames may be strange all over, at either end, witho
 FOLDS = 50  # one by one, 5,000 frames would take minutes and tell the same: so many are put together
 SAMPLED = 512  # cells at most that give a frame's median: a longer sort would cost more than it tells
 FEWEST = 32  # cells at least; of fewer a median is noise, and frames keep their own level
+WIDE_PX = 12.0  # Gaussian sigma of the wide map in scaled pixels; 8 to 24 tell as much (docs/research-log.md)
+
+
+@dataclass(frozen=True)
+class Wide:
+    """How what is usual is blurred, and what that counts beside the sharp map."""
+
+    blur: Blur
+    share: float
 
 
 @dataclass(frozen=True)
@@ -38,6 +54,7 @@ class Levels:
     sampled: Indices  # cells of the flat map whose median is the frame's level
     low: float  # levels of good frames lie between these; equal, they are every frame's
     high: float
+    wide: Wide | None = None
 
     @classmethod
     def of(cls, mean: Doubles, quiet: float, sampled: Indices, seen: npt.NDArray[np.float32]) -> Levels:
@@ -57,6 +74,12 @@ class Levels:
 
     def relative(self, joined: Doubles) -> Doubles:
         """What the graph makes of a joined map (map rows, map columns)."""
+        if self.wide is None:
+            return self.sharp(joined)
+        return np.maximum(self.sharp(joined), self.wide.share * self.wide.blur(joined / self.usual))
+
+    def sharp(self, joined: Doubles) -> Doubles:
+        """Over what is usual at the place, and over the frame's own level."""
         relative = np.asarray(joined / self.usual)
         if self.low == self.high:
             return relative / self.low
@@ -76,12 +99,15 @@ def _medians(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.asarray(np.partition(values, middle, axis=1)[:, middle])
 
 
-def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) -> tuple[Levels, Fitted]:
+def level(
+    learned: Learned, joiner: Joiner, folds: Folds, rate: float, progress: Progress
+) -> tuple[Levels, Fitted]:
     """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
 
-    Of a held-out frame the others know which cells are quiet or sampled and how much of the places'
-    difference is chance, and their own distances were made with it among the good ones: that makes them look
-    more usual, and its score hardly lower.
+    The two maps are weighed by their limits at this rate of false rejects. Of a held-out frame the others
+    know which cells are quiet or sampled, how much of the places' difference is chance and what the wide map
+    counts, and their own distances were made with it among the good ones: that makes them look more usual,
+    and its score hardly lower.
     """
     of_frame = parted(folds)
     frames = range(len(of_frame))
@@ -94,19 +120,27 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     quiet = max(QUIET * float(mean[joiner.valid].mean()), 1e-12)
     sampled = sample(joiner.valid & (mean >= quiet))
     seen = np.array([joined.ravel()[sampled] for joined in maps(learned.away, joiner, frames)], np.float32)
-    held_out = np.empty(len(frames))
+    blur = Blur(joiner.valid, WIDE_PX / joiner.geometry.cell)
+    sharp, wide = np.empty((2, len(frames), joiner.geometry.tiles))
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold
         members = np.flatnonzero(inside)
         rest = total - sum(maps(learned.away, joiner, members))
         others = Levels.of(alike(rest / np.count_nonzero(~inside)), quiet, sampled, seen[~inside])
-        held_out[inside] = [
-            joiner.score(others.relative(joined)) for joined in maps(learned.away, joiner, members)
-        ]
-    levels = Levels.of(mean, quiet, sampled, seen)
+        for member, joined in zip(members, maps(learned.away, joiner, members), strict=True):
+            sharp[member] = joiner.tile_scores(others.sharp(joined))
+            wide[member] = joiner.tile_scores(blur(joined / others.usual))
+    limits = [find_limit(joiner.frame_scores(scores), rate).score for scores in (sharp, wide)]
+    share = limits[0] / limits[1] if limits[1] else 0.0
+    held_out = joiner.frame_scores(np.maximum(sharp, share * wide))
+    levels = replace(Levels.of(mean, quiet, sampled, seen), wide=Wide(blur, share))
     checked = maps(learned.checked, joiner, range(learned.checked.shape[0]))
     known = np.array([joiner.score(levels.relative(joined)) for joined in checked])
-    parameters = learned.parameters | {"level_low": levels.low, "level_high": levels.high}
+    parameters = learned.parameters | {
+        "level_low": levels.low,
+        "level_high": levels.high,
+        "wide_share": share,
+    }
     return levels, Fitted(held_out, known, parameters)
 
 

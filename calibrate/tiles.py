@@ -152,33 +152,43 @@ def smoothing_matrix(cells: int, sigma: float) -> Doubles:
     return np.asarray(kernel / kernel.sum(axis=1, keepdims=True))
 
 
+class Blur:
+    """Gaussian blur of a map that is 0 in invalid cells; the numpy twin of graph.blurred.
+
+    valid (rows, columns) is False in cells that only ignored pixels or padding feed. gain undoes the loss
+    into them: valid / blurred(valid).
+    """
+
+    def __init__(self, valid: npt.NDArray[np.bool_], sigma_cells: float) -> None:
+        self.rows, self.columns = (smoothing_matrix(cells, sigma_cells) for cells in valid.shape)
+        weight = self.rows @ valid @ self.columns.T
+        self.gain: Doubles = np.where(valid, 1 / np.maximum(weight, 1e-12), 0.0)
+
+    def __call__(self, sharp: Doubles) -> Doubles:
+        return np.asarray((self.rows @ sharp @ self.columns.T) * self.gain)
+
+
 class Joiner:
     """From (tiles, rows, columns) distances to one smoothed map; the numpy twin of graph.joined_map.
 
-    valid, of the geometry's map_shape, is False in cells that only ignored pixels or padding feed.
-    gain undoes the blur's loss into invalid cells: valid / blurred(valid). A frame's score is the mean of
-    its `top` highest tile scores.
+    valid, of the geometry's map_shape, as Blur has it. A frame's score is the mean of its `top` highest tile
+    scores.
     """
 
     def __init__(
         self, geometry: Geometry, valid: npt.NDArray[np.bool_], sigma_cells: float, top: int = 1
     ) -> None:
-        rows, columns = geometry.map_shape
         self.geometry, self.valid, self.top = geometry, valid, top
         self.join_rows = join_matrix(geometry.rows, geometry.cell)
         self.join_columns = join_matrix(geometry.columns, geometry.cell)
-        self.smooth_rows = smoothing_matrix(rows, sigma_cells)
-        self.smooth_columns = smoothing_matrix(columns, sigma_cells)
-        weight = self.smooth_rows @ valid @ self.smooth_columns.T
-        self.gain: Doubles = np.where(valid, 1 / np.maximum(weight, 1e-12), 0.0)
+        self.smooth = Blur(valid, sigma_cells)
 
     def __call__(self, distances: npt.NDArray[np.floating]) -> Doubles:
         g = self.geometry
         tile_rows, tile_columns = len(g.rows.offsets), len(g.columns.offsets)
         cells = (tile_rows, tile_columns, *g.tile_grid)
         mosaic = distances.reshape(cells).transpose(0, 2, 1, 3).reshape(self.join_rows.shape[1], -1)
-        joined = (self.join_rows @ mosaic @ self.join_columns.T) * self.valid
-        return np.asarray((self.smooth_rows @ joined @ self.smooth_columns.T) * self.gain)
+        return self.smooth((self.join_rows @ mosaic @ self.join_columns.T) * self.valid)
 
     def tile_scores(self, joined: Doubles) -> Doubles:
         """The highest cell of the joined map within each tile, (tiles,)."""
@@ -189,6 +199,8 @@ class Joiner:
 
     def score(self, joined: Doubles) -> float:
         """The frame's, of its joined map."""
-        if self.top == 1:
-            return float(joined.max())
-        return float(np.sort(self.tile_scores(joined))[-self.top :].mean())
+        return float(self.frame_scores(self.tile_scores(joined)))
+
+    def frame_scores(self, tile_scores: Doubles) -> Doubles:
+        """Of tile scores (..., tiles)."""
+        return np.asarray(np.sort(tile_scores)[..., -self.top :].mean(axis=-1))

@@ -9,24 +9,27 @@ import numpy as np
 import openvino as ov
 import pytest
 from openvino import opset15 as op
+from scipy.ndimage import gaussian_filter
 
 from calibrate import levels as module
 from calibrate.fit import fit
 from calibrate.folds import Folds
 from calibrate.graph import levelled
 from calibrate.kinds import Learned
-from calibrate.levels import FEWEST, QUIET, SAMPLED, STILL, STRAY, Levels, level, plain, sample
+from calibrate.levels import FEWEST, QUIET, SAMPLED, STILL, STRAY, WIDE_PX, Levels, Wide, level, plain, sample
+from calibrate.limits import find_limit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
 from calibrate.spool import Spool
-from calibrate.tiles import Joiner
+from calibrate.tiles import Blur, Joiner
 from calibrate.tiles import plan as geometry_of
 from inspectord.errors import FitError
 from inspectord.inspect import Inspector, check_golden, compile_model
 from inspectord.sources.parts import render_part
 
 CELLS = (8, 10)
+RATE = 0.001
 
 
 def good_maps(count=24, shape=CELLS, seed=0):
@@ -49,6 +52,10 @@ def levels_of(maps, valid=None):
 def score_by(levels, joined):
     """The highest cell of what the graph makes of a joined map."""
     return float(levels.relative(joined).max())
+
+
+def with_wide(levels, valid, share=1.0):
+    return dataclasses.replace(levels, wide=Wide(Blur(valid, WIDE_PX / 8), share))
 
 
 def small_part(cells, count=12, shape=(256, 256)):
@@ -85,11 +92,17 @@ def folds(of_frame, copies=0):
 
 
 def scores(learned, joiner, of_frame, copies=0):
-    return level(learned, joiner, folds(of_frame, copies), Silent())
+    return level(learned, joiner, folds(of_frame, copies), RATE, Silent())
 
 
-def by_the_book(everyone, others, joined, valid):
-    """A map's score by other good maps, cell by cell and in order; everyone's say what is quiet."""
+def by_the_book(everyone, others, joined, valid, share):
+    """A map's score by other good maps, where the wide map counts this share."""
+    sharp, wide = both_by_the_book(everyone, others, joined, valid)
+    return max(sharp, share * wide)
+
+
+def both_by_the_book(everyone, others, joined, valid):
+    """Of the sharp and of the wide map, cell by cell and in order; everyone's say what is quiet."""
     cells = [(r, c) for r in range(valid.shape[0]) for c in range(valid.shape[1]) if valid[r, c]]
     means = [np.mean([one[cell] for one in everyone]) for cell in cells]
     chance = np.mean([np.var([one[cell] for one in everyone], ddof=1) for cell in cells]) / len(everyone)
@@ -111,7 +124,13 @@ def by_the_book(everyone, others, joined, valid):
     own = sorted(middle(other) for other in others)
     stray = int(STRAY * len(own))
     bounded = min(max(middle(joined), own[stray], STILL), max(own[-1 - stray], STILL))
-    return max(joined[cell] / usual[cell] for cell in cells) / bounded
+    relative = np.zeros(valid.shape)
+    for cell in cells:
+        relative[cell] = joined[cell] / usual[cell]
+    blurred, seen = (
+        gaussian_filter(x, WIDE_PX / 8, mode="constant") for x in (relative, valid.astype(float))
+    )
+    return relative.max() / bounded, max(blurred[cell] / seen[cell] for cell in cells)
 
 
 # --- what a score means ---
@@ -224,7 +243,7 @@ def test_of_fewer_cells_than_make_a_median_frames_keep_their_own_level(learn):
     assert 1 < np.median(fitted.held_out) < 5
     for factor in (0.0, 0.1, 1.0, 10.0):
         joined = factor * maps[0]
-        assert score_by(levels, joined) == pytest.approx(factor * (maps[0] / levels.usual).max())
+        assert levels.sharp(joined).max() == pytest.approx(factor * (maps[0] / levels.usual).max())
         assert in_the_graph(levels, joined).max() == pytest.approx(score_by(levels, joined), rel=1e-5)
     one_more = levels_of(small_part((1, FEWEST), shape=(48, 80)))
     assert one_more.low < 1 < one_more.high
@@ -261,9 +280,10 @@ def test_held_out_scores_are_by_the_other_folds_alone(learn, of_frame, copies):
     valid[3:5, 2:6] = False
     learned, joiner = learn(maps, valid=valid)
     _, fitted = scores(learned, joiner, of_frame, copies)
+    share = fitted.parameters["wide_share"]
     for number, found in enumerate(fitted.held_out):
         others = maps[of_frame != of_frame[number]]
-        assert found == pytest.approx(by_the_book(maps, others, maps[number], valid), rel=1e-5)
+        assert found == pytest.approx(by_the_book(maps, others, maps[number], valid, share), rel=1e-5)
     assert len(fitted.held_out) == 24
 
 
@@ -273,7 +293,8 @@ def test_many_frames_held_out_one_by_one_are_still_each_unknown(learn, monkeypat
     _, fitted = scores(*learn(maps), np.arange(24))
     for number, found in enumerate(fitted.held_out):
         others = maps[np.arange(24) % 5 != number % 5]
-        expected = by_the_book(maps, others, maps[number], np.ones(CELLS, bool))
+        share = fitted.parameters["wide_share"]
+        expected = by_the_book(maps, others, maps[number], np.ones(CELLS, bool), share)
         assert found == pytest.approx(expected, rel=1e-5)
 
 
@@ -283,7 +304,7 @@ def test_a_stray_good_frame_does_not_excuse_itself(learn):
     levels, fitted = scores(*learn(maps), np.arange(24))
     assert fitted.held_out[5] > 3 * np.median(fitted.held_out)
     assert fitted.held_out.argmax() == 5
-    assert score_by(levels, maps[5]) < 0.5 * fitted.held_out[5]
+    assert levels.sharp(maps[5]).max() < 0.5 * fitted.held_out[5]
     assert levels.high > 2 * levels_of(np.delete(maps, 5, axis=0)).high
 
 
@@ -305,7 +326,8 @@ def test_many_frames_scores_are_by_the_other_folds_without_their_strays(learn):
     _, fitted = scores(*learn(maps), np.arange(220) % 10)
     for number in (0, 5, 6, 107):
         others = maps[np.arange(220) % 10 != number % 10]
-        expected = by_the_book(maps, others, maps[number], np.ones(CELLS, bool))
+        share = fitted.parameters["wide_share"]
+        expected = by_the_book(maps, others, maps[number], np.ones(CELLS, bool), share)
         assert fitted.held_out[number] == pytest.approx(expected, rel=1e-5)
 
 
@@ -322,9 +344,34 @@ def test_two_runs_in_very_different_light_are_as_far_apart_as_they_are_and_no_fu
 def test_what_the_graph_must_repeat_is_by_all_frames(learn):
     maps, checked = good_maps(), good_maps(3, seed=9)
     levels, fitted = scores(*learn(maps, checked), np.arange(24))
-    expected = [by_the_book(maps, maps, joined, np.ones(CELLS, bool)) for joined in checked]
+    share = levels.wide.share
+    expected = [by_the_book(maps, maps, joined, np.ones(CELLS, bool), share) for joined in checked]
     assert np.allclose(fitted.checked, expected, rtol=1e-5)
-    assert fitted.parameters == {"own": 1, "level_low": levels.low, "level_high": levels.high}
+    kept = {"level_low": levels.low, "level_high": levels.high, "wide_share": share}
+    assert fitted.parameters == {"own": 1} | kept
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1])
+def test_good_frames_alone_would_give_both_maps_the_same_limit(learn, rate):
+    maps, valid = good_maps(40), np.ones(CELLS, bool)
+    levels, fitted = level(*learn(maps), folds(np.arange(40)), rate, Silent())
+    pairs = [both_by_the_book(maps, np.delete(maps, n, axis=0), maps[n], valid) for n in range(40)]
+    sharp, wide = (find_limit(of_one, rate).score for of_one in zip(*pairs, strict=True))
+    assert levels.wide.share * wide == pytest.approx(sharp, rel=1e-5)
+    assert sharp <= find_limit(fitted.held_out, rate).score < 1.2 * sharp
+
+
+def test_what_is_a_little_strange_over_a_wide_area_is_found_by_the_wide_map(learn):
+    """Good frames have single cells as far away; a third of the frame at once they have not."""
+    rng = np.random.default_rng(0)
+    maps = np.where(rng.random((40, 24, 24)) < 0.02, 3.0, rng.uniform(0.8, 1.2, (40, 24, 24)))
+    levels, fitted = scores(*learn(maps), np.arange(40))
+    limit = find_limit(fitted.held_out, RATE).score
+    broad, single = np.ones((2, 24, 24))
+    broad[6:18, 2:18] = 2.25
+    single[12, 12] = 6.0
+    assert levels.sharp(broad).max() < 0.85 * limit < limit < score_by(levels, broad)
+    assert limit < score_by(levels, single) == levels.sharp(single).max()
 
 
 def test_good_parts_score_a_little_over_one(learn):
@@ -373,11 +420,21 @@ def test_the_graph_gives_the_same_scores(shape, hidden):
             assert in_the_graph(levels, joined).max() == pytest.approx(score_by(levels, joined), rel=1e-5)
 
 
+def test_the_graphs_map_is_the_higher_of_both():
+    valid = np.ones((12, 20), bool)
+    valid[:3, :5] = False
+    maps = good_maps(12, valid.shape) * valid
+    levels = with_wide(levels_of(maps, valid), valid, share=1.15)
+    found, sharp = in_the_graph(levels, maps[0]), levels.sharp(maps[0])
+    assert np.allclose(found, levels.relative(maps[0]), rtol=1e-5, atol=1e-6)
+    assert 0.2 < np.mean(found[valid] > 1.001 * sharp[valid]) < 0.8
+
+
 def test_the_graphs_map_is_zero_under_a_mask():
     valid = np.ones(CELLS, bool)
     valid[:3] = False
     maps = good_maps() * valid
-    found = in_the_graph(levels_of(maps, valid), maps[0])
+    found = in_the_graph(with_wide(levels_of(maps, valid), valid), maps[0])
     assert not found[:3].any()
     assert (found[3:] > 0).all()
 
@@ -385,7 +442,8 @@ def test_the_graphs_map_is_zero_under_a_mask():
 def test_a_map_that_is_not_finite_never_becomes_a_finite_score():
     levels = levels_of(good_maps())
     for wrong in (np.nan, np.inf):
-        assert not np.isfinite(in_the_graph(levels, np.full(CELLS, wrong))).any()
+        for each in (levels, with_wide(levels, np.ones(CELLS, bool))):
+            assert not np.isfinite(in_the_graph(each, np.full(CELLS, wrong))).any()
 
 
 # --- the whole fit ---
