@@ -20,6 +20,8 @@ from calibrate.evaluation import (
     Rate,
     image_auroc,
 )
+from calibrate.images import frame_digest
+from calibrate.learned import taught_digests
 from calibrate.metrics import Floats, aupro, defect_regions, pixel_auroc
 from calibrate.progress import Progress
 from inspectord.errors import FrameError, SourceError
@@ -86,16 +88,19 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
     Images that the recipe can't take count as NOT_INSPECTED and are named. Raises SourceError where the
     folder has no such layout.
     """
-    inspector = Inspector(recipe, threads=threads)
-    cases, pixels, images = list(_cases(folder)), _PixelScores(), []
+    inspector, known = Inspector(recipe, threads=threads), taught_digests(recipe)
+    cases, pixels, images, taught = list(_cases(folder)), _PixelScores(), [], []
     for case in progress.track(cases, "scoring test images"):
         name = str(case.path.relative_to(folder / "test"))
         try:
             image = read_image(case.path)
-            result = inspector.score(_as_frame(image, recipe.spec))
+            frame = _as_frame(image, recipe.spec)
+            result = inspector.score(frame)
         except FrameError as error:
             images.append(ImageScore(name, case.kind, None, Verdict.NOT_INSPECTED, str(error)))
             continue
+        if known & {frame_digest(image), frame_digest(frame)}:
+            taught.append(name)
         score = sure_score(result)
         verdict, reason = judge(score, recipe.spec.limits.score)
         finite = verdict is not Verdict.NOT_INSPECTED
@@ -109,7 +114,7 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
             pixels.add(*_within(image, result.anomaly_map, mask, recipe.spec))
         else:
             pixels.add_unknown()
-    return _summary(recipe, images, pixels.result())
+    return _summary(recipe, images, pixels.result(), tuple(taught))
 
 
 def _cases(folder: Path) -> Iterator[_Case]:
@@ -163,7 +168,9 @@ def _within(
     return cut, None if mask is None else mask[top : top + cut.shape[0], left : left + cut.shape[1]]
 
 
-def _summary(recipe: Recipe, images: list[ImageScore], pixels: PixelResult | None) -> Evaluation:
+def _summary(
+    recipe: Recipe, images: list[ImageScore], pixels: PixelResult | None, taught: tuple[str, ...]
+) -> Evaluation:
     good = [image for image in images if image.kind == GOOD]
     bad = [image for image in images if image.kind != GOOD]
     kinds = []
@@ -182,6 +189,7 @@ def _summary(recipe: Recipe, images: list[ImageScore], pixels: PixelResult | Non
         pixels=pixels,
         images=tuple(images),
         likeness=Likeness.of(good, recipe.spec.limits),
+        taught=taught,
     )
 
 

@@ -119,6 +119,7 @@ class Evaluation:
     images: tuple[ImageScore, ...]
     # None: the recipe is of before it was asked, or no good part has a score.
     likeness: Likeness | None = None
+    taught: tuple[str, ...] = ()  # test images that taught the recipe, as far as it tells
 
     def to_json(self) -> dict[str, Any]:
         """Everything, every image's score included."""
@@ -152,6 +153,14 @@ class Evaluation:
             highest = sorted(good, key=lambda image: image.score or 0, reverse=True)
             named = _some([image.file for image in highest[: self.likeness.above.events]])
             console.print(f"{self.likeness.in_words()} Highest: {named}", markup=False, soft_wrap=True)
+        if self.taught:
+            console.print(
+                f"warning: {len(self.taught)} of these {len(self.images)} images taught the recipe, so the "
+                f"figures are better than of new parts: {_some(self.taught)}. Test with images that fit was "
+                "not given",
+                markup=False,
+                soft_wrap=True,
+            )
         missed = [image for image in self.images if image.score is None]
         for image in missed:
             console.print(f"NOT_INSPECTED {image.file}: {image.why}", markup=False, soft_wrap=True)

@@ -12,6 +12,7 @@ own; these are common to all:
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
@@ -21,12 +22,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from calibrate.images import GoodFrame
+from calibrate.images import GoodFrame, frame_digest
 from calibrate.kinds import kept_in
 from calibrate.options import TRAINED, FitOptions
 from calibrate.tiles import Axis, Geometry
 from inspectord.errors import FitError
 from inspectord.recipe import MARKED, Recipe, file_hash
+from inspectord.sources.files import read_image
 
 if TYPE_CHECKING:
     from calibrate.plan import Plan
@@ -111,6 +113,16 @@ def open_learned(recipe: Recipe) -> Earlier:
     ]
     golden = tuple(frame.path for frame in recipe.golden() if frame.path.name != MARKED)
     return Earlier(folder, tuple(frames), tuple(range(len(frames))), golden)
+
+
+def taught_digests(recipe: Recipe) -> set[str]:
+    """images.frame_digest of frames that taught the recipe: of all where it can be extended, else of the
+    golden ones, as the recipe's frames are.
+    """
+    found = {frame_digest(read_image(frame.path)) for frame in recipe.golden() if frame.path.name != MARKED}
+    with contextlib.suppress(FitError):
+        found |= {frame.digest for frame in open_learned(recipe).frames}
+    return found
 
 
 def stored_options(earlier: Earlier) -> dict[str, Any]:

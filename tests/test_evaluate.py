@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -18,6 +19,7 @@ from calibrate.plan import prepare
 from calibrate.progress import Silent
 from inspectord.errors import SourceError
 from inspectord.inspect import Inspector
+from inspectord.recipe import MARKED, load_recipe
 from inspectord.sources.files import read_image
 from inspectord.sources.parts import render_part
 
@@ -103,6 +105,41 @@ def test_a_recipe_of_before_it_was_kept_says_nothing_of_likeness(data, recipe):
     of_old = recipe.spec.limits.model_copy(update={"nine_in_ten": None})
     assert Likeness.of(evaluate(recipe, data, Silent(), threads=2).images, of_old) is None
     assert Likeness.of([], recipe.spec.limits) is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_test_images_that_taught_the_recipe_are_named(data, recipe, tmp_path, kept):
+    """Good ones, and one that was taken for good; without what extend needs, golden frames are known."""
+    shutil.copytree(recipe.path, tmp_path / "recipes/flange/0001")
+    if not kept:
+        shutil.rmtree(tmp_path / "recipes/flange/0001/learned")
+    again = load_recipe(tmp_path / "recipes/flange/0001")
+    copied(data, tmp_path, "good")
+    (tmp_path / "test/scratch").mkdir()
+    for index in range(24):
+        kind = "good" if index else "scratch"
+        shutil.copy(data / f"train/good/{index:03d}.png", tmp_path / f"test/{kind}/taught_{index}.png")
+    result = evaluate(again, tmp_path, Silent(), threads=2)
+    golden = len([frame for frame in again.golden() if frame.path.name != MARKED])
+    assert len(result.taught) == (24 if kept else golden)
+    assert {Path(name).stem for name in result.taught} <= {f"taught_{index}" for index in range(24)}
+    assert not kept or "scratch/taught_0.png" in result.taught
+    assert f"warning: {len(result.taught)} of these 27 images taught the recipe" in printed(result)
+    assert "images taught the recipe" not in printed(evaluate(recipe, data, Silent(), threads=2))
+
+
+def test_images_that_taught_are_known_before_they_are_letterboxed(tmp_path):
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        noise = rng.normal(120, 4, (60 + index, 120)).clip(0, 255).astype(np.uint8)
+        write(tmp_path / f"train/good/{index}.png", noise)
+    shutil.copytree(tmp_path / "train/good", tmp_path / "test/good")
+    options = FitOptions("noise", tmp_path / "recipes", (tmp_path,), letterbox=(128, 96), threads=2)
+    recipe = fit(prepare(options, Silent()), Silent())
+    assert len(evaluate(recipe, tmp_path, Silent(), threads=2).taught) == 12
+    shutil.rmtree(recipe.path / "learned")
+    golden = len([frame for frame in recipe.golden() if frame.path.name != MARKED])
+    assert len(evaluate(recipe, tmp_path, Silent(), threads=2).taught) == golden
 
 
 def test_json_holds_everything_and_is_json(data, recipe):
