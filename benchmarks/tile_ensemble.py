@@ -29,9 +29,9 @@ from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import random_state
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.heads import WhiteningWriter
-from calibrate.levels import Levels, sample
+from calibrate.levels import WIDE_PX, Levels, Wide, sample
 from calibrate.padim import DIMENSIONS, reduce_dimensions
-from calibrate.tiles import Geometry, Joiner, plan
+from calibrate.tiles import Blur, Geometry, Joiner, plan
 from calibrate.winograd import quickened
 from inspectord.recipe import FrameSpec
 
@@ -61,7 +61,8 @@ def ensemble(
     features = quickened(feature_model(frame, geometry, backbone, reduction, None, one_by_one=True))
     valid = valid_cells(geometry, None)
     joiner = Joiner(geometry, valid, SMOOTHING_PX / geometry.cell)
-    levels = Levels(np.ones(geometry.map_shape), sample(valid), 0.8, 1.2)
+    wide = Wide(Blur(valid, WIDE_PX / geometry.cell), 1.0)
+    levels = Levels(np.ones(geometry.map_shape), sample(valid), 0.8, 1.2, wide)
     head = statistics(geometry, reduction.dimensions, folder)
     return recipe_model(features, head, joiner, levels), geometry, reduction
 

@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 
-APART = 2  # every second tile down and across is painted in the same copy: four copies for any grid
+# Every second tile down and across is painted in the same copy: four copies for any grid. (Of tiles of 64
+# pixels that overlap by half, a square still shows in the wide map of the next painted one: levels.WIDE_PX.)
+APART = 2
 
 
 @dataclass(frozen=True)

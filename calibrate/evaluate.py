@@ -18,6 +18,7 @@ from calibrate.evaluation import (
     Likeness,
     PixelResult,
     Rate,
+    Taught,
     image_auroc,
 )
 from calibrate.images import frame_digest
@@ -88,7 +89,8 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
     Images that the recipe can't take count as NOT_INSPECTED and are named. Raises SourceError where the
     folder has no such layout.
     """
-    inspector, known = Inspector(recipe, threads=threads), taught_digests(recipe)
+    inspector = Inspector(recipe, threads=threads)
+    known, all_known = taught_digests(recipe)
     cases, pixels, images, taught = list(_cases(folder)), _PixelScores(), [], []
     for case in progress.track(cases, "scoring test images"):
         name = str(case.path.relative_to(folder / "test"))
@@ -114,7 +116,7 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
             pixels.add(*_within(image, result.anomaly_map, mask, recipe.spec))
         else:
             pixels.add_unknown()
-    return _summary(recipe, images, pixels.result(), tuple(taught))
+    return _summary(recipe, images, pixels.result(), Taught(tuple(taught), all_known))
 
 
 def _cases(folder: Path) -> Iterator[_Case]:
@@ -169,7 +171,7 @@ def _within(
 
 
 def _summary(
-    recipe: Recipe, images: list[ImageScore], pixels: PixelResult | None, taught: tuple[str, ...]
+    recipe: Recipe, images: list[ImageScore], pixels: PixelResult | None, taught: Taught
 ) -> Evaluation:
     good = [image for image in images if image.kind == GOOD]
     bad = [image for image in images if image.kind != GOOD]

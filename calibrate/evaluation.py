@@ -107,6 +107,22 @@ class Likeness:
 
 
 @dataclass(frozen=True)
+class Taught:
+    """Test images that fit was given, too."""
+
+    files: tuple[str, ...]
+    all_known: bool  # else the recipe tells no more than its golden frames
+
+    def in_words(self, images: int) -> str:
+        at_least = "" if self.all_known else "at least "
+        return (
+            f"warning: {at_least}{len(self.files)} of these {images} images taught the recipe, so the "
+            f"figures are better than of new parts: {_some(self.files)}. Test with images that fit was not "
+            "given"
+        )
+
+
+@dataclass(frozen=True)
 class Evaluation:
     recipe: str
     recipe_hash: str
@@ -119,7 +135,7 @@ class Evaluation:
     images: tuple[ImageScore, ...]
     # None: the recipe is of before it was asked, or no good part has a score.
     likeness: Likeness | None = None
-    taught: tuple[str, ...] = ()  # test images that taught the recipe, as far as it tells
+    taught: Taught = Taught((), all_known=False)
 
     def to_json(self) -> dict[str, Any]:
         """Everything, every image's score included."""
@@ -153,14 +169,8 @@ class Evaluation:
             highest = sorted(good, key=lambda image: image.score or 0, reverse=True)
             named = _some([image.file for image in highest[: self.likeness.above.events]])
             console.print(f"{self.likeness.in_words()} Highest: {named}", markup=False, soft_wrap=True)
-        if self.taught:
-            console.print(
-                f"warning: {len(self.taught)} of these {len(self.images)} images taught the recipe, so the "
-                f"figures are better than of new parts: {_some(self.taught)}. Test with images that fit was "
-                "not given",
-                markup=False,
-                soft_wrap=True,
-            )
+        if self.taught.files:
+            console.print(self.taught.in_words(len(self.images)), markup=False, soft_wrap=True)
         missed = [image for image in self.images if image.score is None]
         for image in missed:
             console.print(f"NOT_INSPECTED {image.file}: {image.why}", markup=False, soft_wrap=True)

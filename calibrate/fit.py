@@ -120,7 +120,7 @@ def _scores(
     if plan.options.normalise == "tile":
         by_tile, fitted = level_tiles(learned, joiner, plan.folds, progress)
         return by_tile.over(learned.head), None, fitted
-    levels, fitted = level(learned, joiner, plan.folds, plan.options.max_false_reject_rate, progress)
+    levels, fitted = level(learned, joiner, plan.folds, progress)
     return learned.head, levels, fitted
 
 

@@ -216,20 +216,20 @@ def joined_map(distances: ov.Output, joiner: Joiner) -> ov.Output:
     return blurred(x, joiner.smooth)
 
 
-def blurred(sharp: ov.Output, blur: Blur) -> ov.Output:
+def blurred(cells: ov.Output, blur: Blur) -> ov.Output:
     """A map (rows, columns) as tiles.Blur blurs it."""
-    x = _sandwich(blur.rows, sharp, blur.columns)
+    x = _sandwich(blur.rows, cells, blur.columns)
     return op.multiply(x, op.constant(blur.gain.astype(np.float32))).output(0)
 
 
 def levelled(joined: ov.Output, levels: Levels) -> ov.Output:
     """What levels.Levels.relative makes of the joined map."""
     relative = op.multiply(joined, op.constant((1 / levels.usual).astype(np.float32))).output(0)
-    fine = _over_its_level(relative, levels)
+    sharp = _over_its_level(relative, levels)
     if levels.wide is None:
-        return fine
+        return sharp
     share = op.constant(np.float32(levels.wide.share))
-    return op.maximum(fine, op.multiply(blurred(relative, levels.wide.blur), share)).output(0)
+    return op.maximum(sharp, op.multiply(blurred(relative, levels.wide.blur), share)).output(0)
 
 
 def _over_its_level(relative: ov.Output, levels: Levels) -> ov.Output:

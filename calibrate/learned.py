@@ -12,7 +12,6 @@ own; these are common to all:
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
@@ -115,14 +114,17 @@ def open_learned(recipe: Recipe) -> Earlier:
     return Earlier(folder, tuple(frames), tuple(range(len(frames))), golden)
 
 
-def taught_digests(recipe: Recipe) -> set[str]:
-    """images.frame_digest of frames that taught the recipe: of all where it can be extended, else of the
-    golden ones, as the recipe's frames are.
+def taught_digests(recipe: Recipe) -> tuple[set[str], bool]:
+    """images.frame_digest of good frames that taught the recipe, and whether these are all of them.
+
+    Without what extend needs, or where it can't be read, as `extend` will say, they are those of the golden
+    frames, in the recipe's frame size.
     """
-    found = {frame_digest(read_image(frame.path)) for frame in recipe.golden() if frame.path.name != MARKED}
-    with contextlib.suppress(FitError):
-        found |= {frame.digest for frame in open_learned(recipe).frames}
-    return found
+    golden = [frame for frame in recipe.golden() if frame.path.name != MARKED]
+    try:
+        return {bytes(row).hex() for row in _array(recipe.path / LEARNED / DIGESTS)}, True
+    except (OSError, ValueError):
+        return {frame_digest(read_image(frame.path)) for frame in golden}, False
 
 
 def stored_options(earlier: Earlier) -> dict[str, Any]:

@@ -36,11 +36,12 @@ FOLDS = 50  # one by one, 5,000 frames would take minutes and tell the same: so 
 SAMPLED = 512  # cells at most that give a frame's median: a longer sort would cost more than it tells
 FEWEST = 32  # cells at least; of fewer a median is noise, and frames keep their own level
 WIDE_PX = 12.0  # Gaussian sigma of the wide map in scaled pixels; 8 to 24 tell as much (docs/research-log.md)
+BALANCED_AT = 0.001  # rate of false rejects at which good frames alone would give both maps the same limit
 
 
 @dataclass(frozen=True)
 class Wide:
-    """How what is usual is blurred, and what that counts beside the sharp map."""
+    """How the multiples are blurred, and what that counts beside the sharp map."""
 
     blur: Blur
     share: float
@@ -99,15 +100,12 @@ def _medians(values: npt.NDArray[np.floating]) -> npt.NDArray[np.floating]:
     return np.asarray(np.partition(values, middle, axis=1)[:, middle])
 
 
-def level(
-    learned: Learned, joiner: Joiner, folds: Folds, rate: float, progress: Progress
-) -> tuple[Levels, Fitted]:
+def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) -> tuple[Levels, Fitted]:
     """Levels of the good frames, and their scores: of a held-out frame by the levels of the other folds.
 
-    The two maps are weighed by their limits at this rate of false rejects. Of a held-out frame the others
-    know which cells are quiet or sampled, how much of the places' difference is chance and what the wide map
-    counts, and their own distances were made with it among the good ones: that makes them look more usual,
-    and its score hardly lower.
+    Of a held-out frame the others know which cells are quiet or sampled, how much of the places' difference
+    is chance and what the wide map counts, and their own distances were made with it among the good ones:
+    that makes them look more usual, and its score hardly lower.
     """
     of_frame = parted(folds)
     frames = range(len(of_frame))
@@ -130,8 +128,7 @@ def level(
         for member, joined in zip(members, maps(learned.away, joiner, members), strict=True):
             sharp[member] = joiner.tile_scores(others.sharp(joined))
             wide[member] = joiner.tile_scores(blur(joined / others.usual))
-    limits = [find_limit(joiner.frame_scores(scores), rate).score for scores in (sharp, wide)]
-    share = limits[0] / limits[1] if limits[1] else 0.0
+    share = _balance(joiner.frame_scores(sharp), joiner.frame_scores(wide))
     held_out = joiner.frame_scores(np.maximum(sharp, share * wide))
     levels = replace(Levels.of(mean, quiet, sampled, seen), wide=Wide(blur, share))
     checked = maps(learned.checked, joiner, range(learned.checked.shape[0]))
@@ -142,6 +139,12 @@ def level(
         "wide_share": share,
     }
     return levels, Fitted(held_out, known, parameters)
+
+
+def _balance(sharp: Doubles, wide: Doubles) -> float:
+    """What the wide map counts, given held-out scores of both; 0 where good frames lie nowhere apart."""
+    of_sharp, of_wide = (find_limit(scores, BALANCED_AT).score for scores in (sharp, wide))
+    return of_sharp / of_wide if of_wide else 0.0
 
 
 def parted(folds: Folds) -> Indices:

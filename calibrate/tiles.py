@@ -164,8 +164,8 @@ class Blur:
         weight = self.rows @ valid @ self.columns.T
         self.gain: Doubles = np.where(valid, 1 / np.maximum(weight, 1e-12), 0.0)
 
-    def __call__(self, sharp: Doubles) -> Doubles:
-        return np.asarray((self.rows @ sharp @ self.columns.T) * self.gain)
+    def __call__(self, cells: Doubles) -> Doubles:
+        return np.asarray((self.rows @ cells @ self.columns.T) * self.gain)
 
 
 class Joiner:

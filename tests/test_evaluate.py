@@ -112,7 +112,7 @@ def test_test_images_that_taught_the_recipe_are_named(data, recipe, tmp_path, ke
     """Good ones, and one that was taken for good; without what extend needs, golden frames are known."""
     shutil.copytree(recipe.path, tmp_path / "recipes/flange/0001")
     if not kept:
-        shutil.rmtree(tmp_path / "recipes/flange/0001/learned")
+        (tmp_path / "recipes/flange/0001/learned/digests.npy").write_bytes(b"torn")
     again = load_recipe(tmp_path / "recipes/flange/0001")
     copied(data, tmp_path, "good")
     (tmp_path / "test/scratch").mkdir()
@@ -121,10 +121,13 @@ def test_test_images_that_taught_the_recipe_are_named(data, recipe, tmp_path, ke
         shutil.copy(data / f"train/good/{index:03d}.png", tmp_path / f"test/{kind}/taught_{index}.png")
     result = evaluate(again, tmp_path, Silent(), threads=2)
     golden = len([frame for frame in again.golden() if frame.path.name != MARKED])
-    assert len(result.taught) == (24 if kept else golden)
-    assert {Path(name).stem for name in result.taught} <= {f"taught_{index}" for index in range(24)}
-    assert not kept or "scratch/taught_0.png" in result.taught
-    assert f"warning: {len(result.taught)} of these 27 images taught the recipe" in printed(result)
+    found = result.taught.files
+    assert len(found) == (24 if kept else golden)
+    assert {Path(name).stem for name in found} <= {f"taught_{index}" for index in range(24)}
+    assert not kept or "scratch/taught_0.png" in found
+    words = f"warning: {'' if kept else 'at least '}{len(found)} of these 27 images taught the recipe"
+    assert words in " ".join(printed(result).split())
+    assert json.loads(json.dumps(result.to_json()))["taught"] == {"files": list(found), "all_known": kept}
     assert "images taught the recipe" not in printed(evaluate(recipe, data, Silent(), threads=2))
 
 
@@ -136,10 +139,10 @@ def test_images_that_taught_are_known_before_they_are_letterboxed(tmp_path):
     shutil.copytree(tmp_path / "train/good", tmp_path / "test/good")
     options = FitOptions("noise", tmp_path / "recipes", (tmp_path,), letterbox=(128, 96), threads=2)
     recipe = fit(prepare(options, Silent()), Silent())
-    assert len(evaluate(recipe, tmp_path, Silent(), threads=2).taught) == 12
+    assert len(evaluate(recipe, tmp_path, Silent(), threads=2).taught.files) == 12
     shutil.rmtree(recipe.path / "learned")
     golden = len([frame for frame in recipe.golden() if frame.path.name != MARKED])
-    assert len(evaluate(recipe, tmp_path, Silent(), threads=2).taught) == golden
+    assert len(evaluate(recipe, tmp_path, Silent(), threads=2).taught.files) == golden
 
 
 def test_json_holds_everything_and_is_json(data, recipe):

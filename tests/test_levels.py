@@ -16,7 +16,20 @@ from calibrate.fit import fit
 from calibrate.folds import Folds
 from calibrate.graph import levelled
 from calibrate.kinds import Learned
-from calibrate.levels import FEWEST, QUIET, SAMPLED, STILL, STRAY, WIDE_PX, Levels, Wide, level, plain, sample
+from calibrate.levels import (
+    BALANCED_AT,
+    FEWEST,
+    QUIET,
+    SAMPLED,
+    STILL,
+    STRAY,
+    WIDE_PX,
+    Levels,
+    Wide,
+    level,
+    plain,
+    sample,
+)
 from calibrate.limits import find_limit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
@@ -29,7 +42,6 @@ from inspectord.inspect import Inspector, check_golden, compile_model
 from inspectord.sources.parts import render_part
 
 CELLS = (8, 10)
-RATE = 0.001
 
 
 def good_maps(count=24, shape=CELLS, seed=0):
@@ -92,7 +104,7 @@ def folds(of_frame, copies=0):
 
 
 def scores(learned, joiner, of_frame, copies=0):
-    return level(learned, joiner, folds(of_frame, copies), RATE, Silent())
+    return level(learned, joiner, folds(of_frame, copies), Silent())
 
 
 def by_the_book(everyone, others, joined, valid, share):
@@ -102,7 +114,12 @@ def by_the_book(everyone, others, joined, valid, share):
 
 
 def both_by_the_book(everyone, others, joined, valid):
-    """Of the sharp and of the wide map, cell by cell and in order; everyone's say what is quiet."""
+    """The highest of the sharp and of the wide map."""
+    return tuple(float(found.max()) for found in maps_by_the_book(everyone, others, joined, valid))
+
+
+def maps_by_the_book(everyone, others, joined, valid):
+    """The sharp and the wide map, cell by cell and in order; everyone's say what is quiet."""
     cells = [(r, c) for r in range(valid.shape[0]) for c in range(valid.shape[1]) if valid[r, c]]
     means = [np.mean([one[cell] for one in everyone]) for cell in cells]
     chance = np.mean([np.var([one[cell] for one in everyone], ddof=1) for cell in cells]) / len(everyone)
@@ -130,7 +147,7 @@ def both_by_the_book(everyone, others, joined, valid):
     blurred, seen = (
         gaussian_filter(x, WIDE_PX / 8, mode="constant") for x in (relative, valid.astype(float))
     )
-    return relative.max() / bounded, max(blurred[cell] / seen[cell] for cell in cells)
+    return relative / bounded, np.where(valid, blurred / np.maximum(seen, 1e-12), 0.0)
 
 
 # --- what a score means ---
@@ -351,14 +368,47 @@ def test_what_the_graph_must_repeat_is_by_all_frames(learn):
     assert fitted.parameters == {"own": 1} | kept
 
 
-@pytest.mark.parametrize("rate", [0.001, 0.1])
-def test_good_frames_alone_would_give_both_maps_the_same_limit(learn, rate):
+def test_good_frames_alone_would_give_both_maps_the_same_limit(learn):
     maps, valid = good_maps(40), np.ones(CELLS, bool)
-    levels, fitted = level(*learn(maps), folds(np.arange(40)), rate, Silent())
+    levels, fitted = scores(*learn(maps), np.arange(40))
     pairs = [both_by_the_book(maps, np.delete(maps, n, axis=0), maps[n], valid) for n in range(40)]
-    sharp, wide = (find_limit(of_one, rate).score for of_one in zip(*pairs, strict=True))
+    sharp, wide = (find_limit(of_one, BALANCED_AT).score for of_one in zip(*pairs, strict=True))
     assert levels.wide.share * wide == pytest.approx(sharp, rel=1e-5)
-    assert sharp <= find_limit(fitted.held_out, rate).score < 1.2 * sharp
+    assert sharp <= find_limit(fitted.held_out, BALANCED_AT).score < 1.2 * sharp
+
+
+def test_nothing_under_a_mask_is_in_the_wide_map(learn):
+    maps, valid = good_maps(20, (16, 16)), np.ones((16, 16), bool)
+    valid[:8] = False
+    levels, _ = scores(*learn(maps, valid=valid), np.arange(20))
+    assert not levels.wide.blur.gain[:8].any()
+    frame = np.where(valid, levels.usual, 0.0)
+    assert np.allclose(levels.wide.blur(frame / levels.usual)[8:], 1)  # beside it nothing is lost
+
+
+def test_of_several_tiles_the_mean_of_the_highest_is_of_both_maps_together(learn):
+    """One tile's highest cell is of the sharp map, another's of the wide one."""
+    maps = good_maps(24, (16, 16))
+    maps[:, :8, :8] *= np.where(np.random.default_rng(3).random((24, 8, 8)) < 0.05, 3, 1)
+    learned, _ = learn(maps)
+    geometry = geometry_of((0, 0, 128, 128), 8, 8, tile=64)
+    joiner = Joiner(geometry, np.ones((16, 16), bool), 0.0, top=2)
+    in_tiles = maps.reshape(24, 2, 8, 2, 8).transpose(0, 1, 3, 2, 4).reshape(24, -1)
+    for number, frame in enumerate(in_tiles):
+        learned.away.write_frame(number, frame[:, None].astype(np.float32))
+    levels, fitted = scores(learned, joiner, np.arange(24))
+    both = [np.empty((24, 4)), np.empty((24, 4))]
+    for number in range(24):
+        others = np.delete(maps, number, axis=0)
+        of_maps = maps_by_the_book(maps, others, maps[number], np.ones((16, 16), bool))
+        for found, of_map in zip(both, of_maps, strict=True):
+            found[number] = [of_map[r : r + 8, c : c + 8].max() for r in (0, 8) for c in (0, 8)]
+    sharp, wide = (np.sort(found)[:, -2:].mean(axis=1) for found in both)
+    share = find_limit(sharp, BALANCED_AT).score / find_limit(wide, BALANCED_AT).score
+    expected = np.sort(np.maximum(both[0], share * both[1]))[:, -2:].mean(axis=1)
+    assert np.any(np.maximum(sharp, share * wide) < 0.999 * expected)
+    assert levels.wide.share == pytest.approx(share, rel=1e-5)
+    assert np.allclose(fitted.held_out, expected, rtol=1e-5)
 
 
 def test_what_is_a_little_strange_over_a_wide_area_is_found_by_the_wide_map(learn):
@@ -366,7 +416,7 @@ def test_what_is_a_little_strange_over_a_wide_area_is_found_by_the_wide_map(lear
     rng = np.random.default_rng(0)
     maps = np.where(rng.random((40, 24, 24)) < 0.02, 3.0, rng.uniform(0.8, 1.2, (40, 24, 24)))
     levels, fitted = scores(*learn(maps), np.arange(40))
-    limit = find_limit(fitted.held_out, RATE).score
+    limit = find_limit(fitted.held_out, BALANCED_AT).score
     broad, single = np.ones((2, 24, 24))
     broad[6:18, 2:18] = 2.25
     single[12, 12] = 6.0
