@@ -170,6 +170,16 @@ def test_a_killed_run_ends_with_the_weights_of_one_that_was_not_and_leaves_its_s
         Contrast(start(), fewer, SMALL, {}, tmp_path)
 
 
+def test_a_run_from_broken_weights_ends_at_the_step_and_says_what_helps(corpus, tmp_path):
+    """Its rate can't be chosen, so a smaller one is no advice."""
+    broken = start()
+    with torch.no_grad():
+        next(broken.parameters()).fill_(torch.inf)
+    with pytest.raises(FitError, match=r"not finite at step 0; give other weights to --start, or leave"):
+        list(Contrast(broken, corpus, SMALL, {}, tmp_path).run())
+    assert not list(tmp_path.iterdir())
+
+
 def test_places_are_learnt(tmp_path, monkeypatch):
     """Of one picture in which every place looks different; by chance the loss is log 64 = 4.2."""
     monkeypatch.setattr(course, "WARM_UP", 5)

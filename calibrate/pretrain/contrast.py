@@ -86,6 +86,8 @@ class Views(torch.utils.data.IterableDataset[Drawn]):
 class Contrast(Course[Drawn]):
     """One run, from a backbone that it leaves as it is; continues where its folder's checkpoint ends."""
 
+    diverged = "give other weights to --start, or leave --contrast out"
+
     def __init__(
         self,
         backbone: Lite | Standard,

@@ -38,6 +38,8 @@ class Pace(Protocol):
 class Course(ABC, Generic[Drawn]):
     """One run: continues where its checkpoint ends."""
 
+    diverged = "begin anew with a smaller --rate and another --out"  # what one may do then
+
     def __init__(
         self,
         trainee: nn.Module,
@@ -98,10 +100,7 @@ class Course(ABC, Generic[Drawn]):
         self._trainee.train()
         losses = self._losses(drawn)
         if not descend(self._optimiser, self._trainee, self._total(losses), clip=5.0):
-            raise FitError(
-                f"the loss or its gradient is not finite at step {step}; begin anew with a smaller --rate "
-                "and another --out"
-            )
+            raise FitError(f"the loss or its gradient is not finite at step {step}; {self.diverged}")
         self._average.update_parameters(self._trainee)
         return {name: float(value.detach()) for name, value in losses.items()}
 
