@@ -121,6 +121,8 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
 
 def _cases(folder: Path) -> Iterator[_Case]:
     test = folder / "test"
+    if not folder.is_dir():
+        raise SourceError(f"there is no folder {folder}; give one with test/good and test/<defect> folders")
     if not (test / GOOD).is_dir():
         raise SourceError(f"{folder} has no test/good; evaluate needs test/good and test/<defect> folders")
     for kind in sorted(path for path in test.iterdir() if path.is_dir()):

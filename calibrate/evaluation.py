@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -102,7 +103,8 @@ class Likeness:
             f"note: {self.above.events} of {self.above.parts} good test parts score more than nine in ten of "
             f"the fit's good parts, each held out; by chance {self.usual:.2g} would. They are of another "
             "kind or lot, or under other light, or the fit's frames show the same parts more than once. "
-            "AUROC and false rejects tell of that too. Where such parts are good, teach them."
+            "AUROC and false rejects tell of that too. Where such parts are good, teach others of them, by "
+            "`calibrate extend` or a new fit."
         )
 
 
@@ -164,6 +166,8 @@ class Evaluation:
         ]
         if escaped:
             console.print(f"escaped: {_some(escaped)}", markup=False, soft_wrap=True)
+            if told := self._told_apart():
+                console.print(told, markup=False, soft_wrap=True)
         if self.likeness is not None and not self.likeness.alike:
             good = [image for image in self.images if image.kind == GOOD and image.score is not None]
             highest = sorted(good, key=lambda image: image.score or 0, reverse=True)
@@ -174,6 +178,18 @@ class Evaluation:
         missed = [image for image in self.images if image.score is None]
         for image in missed:
             console.print(f"NOT_INSPECTED {image.file}: {image.why}", markup=False, soft_wrap=True)
+
+    def _told_apart(self) -> str:
+        """That a lower limit would stop defects, and what lowers it; nothing where it would not."""
+        known = [(image.kind, image.score) for image in self.images if image.score is not None]
+        highest = max((score for kind, score in known if kind == GOOD), default=math.inf)
+        apart = sum(kind != GOOD and highest < score <= self.limit for kind, score in known)
+        if not apart:
+            return ""
+        return (
+            f"of these {apart} score more than every good test part (up to {highest:.4g}), and less than the "
+            f"limit ({self.limit:.4g}): more good parts lower it, and so does a larger --max-false-rejects"
+        )
 
 
 def _some(files: Sequence[str]) -> str:

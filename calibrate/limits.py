@@ -44,6 +44,7 @@ class Limit:
     tail_parts: int  # exceedances that the tail was fitted to
     method: str  # in plain words
     warnings: tuple[str, ...]
+    stands_out: bool = False  # the highest part lies far from all others
 
     def headline(self) -> str:
         """What the limit means, in one sentence for the person at the line."""
@@ -103,6 +104,7 @@ def find_limit(held_out: npt.ArrayLike, wanted_rate: float) -> Limit:
         tail_parts=tail.parts if tail else 0,
         method=_method(order, bound, reached, tail),
         warnings=_warnings(scores, wanted_rate, score),
+        stands_out=_stands_out(scores, wanted_rate),
     )
 
 
@@ -232,7 +234,11 @@ def _warnings(scores: Doubles, rate: float, limit: float) -> tuple[str, ...]:
             f"{len(scores):,} parts say little about rare ones. More good parts lower it; fewer defects pass."
             + _with_another_rate(scores, rate, limit)
         )
-    rest = Tail.fit(scores[:-1], rate) if len(scores) > 4 else None
-    if rest and scores[-1] > rest.start and len(scores) * rest.rate(float(scores[-1])) < STANDS_OUT:
-        found.append("The highest good part stands far out from all others. Look at it: is it really good?")
     return tuple(found)
+
+
+def _stands_out(scores: Doubles, rate: float) -> bool:
+    rest = Tail.fit(scores[:-1], rate) if len(scores) > 4 else None
+    if rest is None or scores[-1] <= rest.start:
+        return False
+    return len(scores) * rest.rate(float(scores[-1])) < STANDS_OUT

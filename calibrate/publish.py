@@ -63,7 +63,12 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
             check_in_fresh_process(staging.path, options.threads)
         names = plan.measured_names
         suspects = [names[i] for i in np.argsort(-held_out, kind="stable")[:3].tolist()]
-        warnings = [*limit.warnings, *([blind.words(plan, suspects)] if blind else [])]
+        outlier = f"{suspects[0]} stands far out from all other good parts. Look at it: is it really good?"
+        warnings = [
+            *limit.warnings,
+            *([outlier] if limit.stands_out else []),
+            *([blind.words(plan, suspects)] if blind else []),
+        ]
         _write_report(staging, plan, limit, held_out, scored, warnings)
     plan.kind.published(plan)
     for note in squares.note():

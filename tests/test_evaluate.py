@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -107,6 +108,25 @@ def test_a_recipe_of_before_it_was_kept_says_nothing_of_likeness(data, recipe):
     assert Likeness.of([], recipe.spec.limits) is None
 
 
+def test_defects_that_a_lower_limit_would_stop_are_counted(data, recipe):
+    result = evaluate(recipe, data, Silent(), threads=2)
+    highest = max(image.score for image in result.images if image.kind == "good")
+    defective = sorted(image.score for image in result.images if image.kind != "good")
+    apart = [score for score in defective if score > highest]
+    assert len(apart) > 2
+    above = replace(result, limit=apart[-1], images=tuple(passing(image) for image in result.images))
+    told = f"of these {len(apart)} score more than every good test part (up to {highest:.4g})"
+    assert told in " ".join(printed(above).split())
+    assert "a larger --max-false-rejects" in " ".join(printed(above).split())
+    assert "of these" not in printed(replace(above, limit=highest))
+    good_missing = tuple(image for image in above.images if image.kind != "good")
+    assert "of these" not in printed(replace(above, images=good_missing))
+
+
+def passing(image):
+    return replace(image, verdict="PASS")
+
+
 @pytest.mark.parametrize("kept", [True, False])
 def test_test_images_that_taught_the_recipe_are_named(data, recipe, tmp_path, kept):
     """Good ones, and one that was taken for good; without what extend needs, golden frames are known."""
@@ -180,8 +200,10 @@ def test_without_masks_there_are_no_pixel_figures(data, recipe, tmp_path):
 
 
 def test_a_folder_of_another_layout_is_a_clear_error(recipe, tmp_path):
-    with pytest.raises(SourceError, match="test/good"):
+    with pytest.raises(SourceError, match="has no test/good"):
         evaluate(recipe, tmp_path, Silent())
+    with pytest.raises(SourceError, match=r"there is no folder .*misspelt"):
+        evaluate(recipe, tmp_path / "misspelt", Silent())
 
 
 def test_letterboxed_masks_lie_where_the_defect_lies(tmp_path):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import subprocess
 import sys
+from html import escape
 
 import cv2
 import numpy as np
@@ -184,6 +186,26 @@ def test_a_graph_that_disagrees_with_the_statistics_is_never_published(
         run(good, tmp_path, precision=precision)
     assert not (tmp_path / "recipes" / "flange" / "0001").exists()
     assert not (tmp_path / "recipes" / "flange" / "active").exists()
+
+
+def test_a_good_part_far_from_all_others_is_named(good, tmp_path):
+    """One bad part among the good ones raises the limit, and the recipe still sees a square."""
+    mixed = tmp_path / "mixed"
+    shutil.copytree(good, mixed)
+    pixels = cv2.imread(str(sorted(mixed.iterdir())[5]), cv2.IMREAD_UNCHANGED)
+    cv2.line(pixels, (20, 20), (70, 60), 0, 2)
+    cv2.imwrite(str(mixed / "bad.png"), pixels)
+    said = []
+
+    class Noted(Silent):
+        def note(self, text):
+            said.append(text)
+
+    options = FitOptions("flange", tmp_path / "recipes", (mixed,), threads=1, activate=False)
+    recipe = fit(prepare(options, Silent()), Noted())
+    (named,) = [text for text in said if "stands far out" in text]
+    assert named.startswith(f"warning: {mixed / 'bad.png'} stands far out from all other good parts.")
+    assert escape(str(mixed / "bad.png")) in (recipe.path / "report.html").read_text(encoding="utf-8")
 
 
 def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_itself(good, tmp_path):
