@@ -43,8 +43,7 @@ def _cover(images: Tensor, dice: Dice) -> Tensor:
     angle = dice.uniform(0, 2 * math.pi)
     line = angle.cos() * u + angle.sin() * v
     field = torch.where(dice.chance(0.5), line, noise_at(dice, 0.3 * u, 0.3 * v))
-    threshold = float(
-        np.quantile(field.numpy(), float(dice.uniform(0.25, 0.75)))
-    )  # torch has a bound on size
+    # By numpy: torch has a bound on size.
+    threshold = float(np.quantile(field.numpy(), float(dice.uniform(0.25, 0.75))))
     edge = dice.uniform(0.01, 0.15) * (field.max() - field.min())
     return ((field - threshold) / edge + 0.5).clamp(0, 1)

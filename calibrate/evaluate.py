@@ -101,7 +101,7 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
         except FrameError as error:
             images.append(ImageScore(name, case.kind, None, Verdict.NOT_INSPECTED, str(error)))
             continue
-        if known & {frame_digest(image), frame_digest(frame)}:
+        if frame_digest(image if all_known else frame) in known:
             taught.append(name)
         score = sure_score(result)
         verdict, reason = judge(score, recipe.spec.limits.score)

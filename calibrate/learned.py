@@ -115,16 +115,17 @@ def open_learned(recipe: Recipe) -> Earlier:
 
 
 def taught_digests(recipe: Recipe) -> tuple[set[str], bool]:
-    """images.frame_digest of good frames that taught the recipe, and whether these are all of them.
+    """images.frame_digest of good frames that taught the recipe, and whether these are all of them, as they
+    were given.
 
-    Without what extend needs, or where it can't be read, as `extend` will say, they are those of the golden
+    Without what extend needs, or where it is damaged, as `extend` will say, they are those of the golden
     frames, in the recipe's frame size.
     """
-    golden = [frame for frame in recipe.golden() if frame.path.name != MARKED]
     try:
         return {bytes(row).hex() for row in _array(recipe.path / LEARNED / DIGESTS)}, True
-    except (OSError, ValueError):
-        return {frame_digest(read_image(frame.path)) for frame in golden}, False
+    except (OSError, EOFError, ValueError, TypeError, MemoryError):  # missing, empty, cut, of another shape
+        golden = [frame.path for frame in recipe.golden() if frame.path.name != MARKED]
+        return {frame_digest(read_image(path)) for path in golden}, False
 
 
 def stored_options(earlier: Earlier) -> dict[str, Any]:
