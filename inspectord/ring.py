@@ -85,8 +85,11 @@ class Ring:
 
     @property
     def last_trigger(self) -> int:
-        """The last trigger id that was entered, by whichever producer; 0 before the first."""
-        return int(self._control["last_trigger"][0])
+        """The last trigger id that was entered, by whichever producer; 0 before the first.
+
+        Kept with the entries, so that a producer killed between a count and its entry has counted nothing.
+        """
+        return int(self._entry(int(self._control["written"][0]) - 1)["last_trigger"])
 
     def put(self, header: FrameHeader, pixels: Pixels | None = None) -> FrameHeader | None:
         """Enter a frame; returns the header that lost its pixels to a full ring, if one did.
@@ -148,9 +151,7 @@ class Ring:
             self._owners[int(entry["slot"])]["state"] = SlotState.FREE
         if slot != NO_SLOT:
             self._owners[slot] = (index, SlotState.WRITING)
-        if header.trigger_id >= 0:
-            self._control["last_trigger"][0] = header.trigger_id
-        fill(entry, header, index, slot)
+        fill(entry, header, index, slot, header.trigger_id if header.trigger_id >= 0 else self.last_trigger)
         self._control["written"][0] = index + 1
         return entry
 

@@ -13,7 +13,7 @@ from inspectord.errors import RingError
 from inspectord.frame import FrameHeader, FrameStatus
 from inspectord.memory import PAGE
 
-MAGIC, VERSION = b"inspring", 1
+MAGIC, VERSION = b"inspring", 2
 ALIGN = 64  # a cache line, and what OpenVINO asks of shared tensors
 NO_SLOT = -1
 PART_ID_BYTES = 80
@@ -27,7 +27,7 @@ class SlotState(IntEnum):
 
 
 CONTROL = np.dtype(
-    [("magic", "S8"), ("written", "u8"), ("taken", "u8"), ("last_trigger", "i8")]
+    [("magic", "S8"), ("written", "u8"), ("taken", "u8")]
     + [(name, "u4") for name in ("version", "slots", "height", "width", "channels", "headers")],
     align=True,
 )
@@ -35,6 +35,7 @@ OWNER = np.dtype([("index", "u8"), ("state", "u4")], align=True)
 ENTRY = np.dtype(
     [("index", "u8"), ("writing", "u4"), ("slot", "i4"), ("status", "i4"), ("simulated", "u4")]
     + [(name, "i8") for name in ("frame_id", "trigger_id", "encoder", "exposed_ns", "fetched_ns")]
+    + [("last_trigger", "i8")]  # counted up to this entry, which may have none of its own
     + [("part_id_size", "u4"), ("part_id", f"V{PART_ID_BYTES}")],
     align=True,
 )
@@ -43,7 +44,7 @@ ENTRY = np.dtype(
 def control_block(slots: int, frame_shape: tuple[int, int, int], headers: int) -> bytes:
     """The control block of a new ring."""
     control = np.zeros(1, CONTROL)
-    control[0] = (MAGIC, 0, 0, 0, VERSION, slots, *frame_shape, headers)
+    control[0] = (MAGIC, 0, 0, VERSION, slots, *frame_shape, headers)
     return control.tobytes()
 
 
@@ -64,7 +65,7 @@ def layout(slots: int, frame_shape: tuple[int, int, int], headers: int) -> tuple
     return PAGE, entries_at, pixels_at, _up(math.prod(frame_shape), ALIGN)
 
 
-def fill(entry: Any, header: FrameHeader, index: int, slot: int) -> None:
+def fill(entry: Any, header: FrameHeader, index: int, slot: int, last_trigger: int) -> None:
     """Write a header; the index goes first, as a foreign index marks the old entry as overwritten."""
     entry["index"] = index
     entry["writing"] = slot != NO_SLOT
@@ -73,6 +74,7 @@ def fill(entry: Any, header: FrameHeader, index: int, slot: int) -> None:
     entry["simulated"] = header.simulated
     for name in ("frame_id", "trigger_id", "encoder", "exposed_ns", "fetched_ns"):
         entry[name] = getattr(header, name)
+    entry["last_trigger"] = last_trigger
     part_id = header.part_id.encode("utf-8", "replace")[-PART_ID_BYTES:]
     entry["part_id_size"] = len(part_id)
     entry["part_id"] = part_id

@@ -288,9 +288,12 @@ def test_a_producer_killed_in_mid_write_costs_one_frame_that_is_told() -> None:
 # Kills a producer after each executed line of put(), one fork per line, in four states of the ring.
 KILLED_AT_EVERY_LINE = """
 import os, signal, sys
-from helpers_camera import put, take_all
+from helpers_camera import header, pixels_of, take_all
 from inspectord.frame import FrameStatus
 from inspectord.ring import Ring
+
+def put(ring, frame_id):
+    return ring.put(header(frame_id, trigger_id=frame_id + 1), pixels_of(frame_id, ring.frame_shape))
 
 def die_after(lines):
     def trace(frame, event, argument):
@@ -318,8 +321,10 @@ def check(before, headers, lines):
         put(ring, frame_id)
     exit_code = produce(ring, before, lines)
     ring.recover()
+    counted = ring.last_trigger
     put(ring, 100)
     frames = take_all(ring)
+    assert counted == max([frame.header.trigger_id for frame in frames[:-1]], default=0), (counted, frames)
     assert [frame.index for frame in frames] == list(range(len(frames))), frames
     assert len(frames) in (before + 1, before + 2), frames
     assert frames[-1].slot is not None and frames[-1].header.frame_id == 100
