@@ -191,7 +191,7 @@ def run(case: Case, work: Path, keep: Path | None, check: bool) -> dict[str, Any
     scene, recipes = Scene(case.side_px), work / "recipes"
     good, weights = scene.write(work / "good", case.frames), work / "weights.safetensors"
     save_file(random_state(state_shapes(case.backbone, STAGES), SEED), weights)
-    options: Words = ["--backbone", case.backbone, "--weights", weights]
+    options: Words = ["--model", "padim", "--backbone", case.backbone, "--weights", weights]
     options += ["--dimensions", str(case.dimensions)]
     took = calibrate("fit", good, "--product", case.backbone, "--recipes", recipes, *options)
     recipe = active_recipe(recipes, case.backbone)
@@ -206,6 +206,7 @@ def run(case: Case, work: Path, keep: Path | None, check: bool) -> dict[str, Any
                 product=case.backbone,
                 recipes_dir=recipes,
                 folders=(good,),
+                model="padim",
                 backbone=case.backbone,
                 weights=weights,
                 dimensions=case.dimensions,

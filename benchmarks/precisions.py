@@ -71,7 +71,7 @@ def our_graphs(model: str, frames: Path, export_dir: Path, folder: Path) -> dict
     wanted = FitOptions(product="part", recipes_dir=folder, folders=(frames,), extendable=False)
     if model == "padim":
         weights = export_dir / "backbone.safetensors"
-        wanted = dataclasses.replace(wanted, backbone="resnet18", weights=weights)
+        wanted = dataclasses.replace(wanted, model="padim", backbone="resnet18", weights=weights)
     else:
         weights = export_dir / "teacher.safetensors"
         wanted = dataclasses.replace(wanted, model="efficientad-s", extendable=None, weights=weights)

@@ -2,15 +2,19 @@
 
 |x - b|^2 = |x|^2 - 2 x b + |b|^2, so the search is a matrix product with the bank and a minimum, block by
 block. Everything is centred first: what is subtracted is then as small as it can be, and float32 keeps
-its digits.
+its digits. Of a patch that is a member itself none are left: its distance would be what rounding makes of 0,
+on every processor something else. So no distance is less than a hundredth of what members usually have from
+their centre.
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import openvino as ov
 from openvino import opset15 as op
 
@@ -20,6 +24,7 @@ from calibrate.tiles import Doubles
 from inspectord.inspect import Floats
 
 MEMBERS_AT_ONCE = 512  # measured, 1024 positions x 4096 members x 64: 128 5.1 ms, 512 2.9, 4096 3.4
+FLOOR = 0.01  # of the members' root mean square; float32 then keeps distances within 0.1 % of that
 FILES = "members", "centre", "places"
 LOOP_POSITIONS = 4096  # more at once would take more than 8 MB of distances
 
@@ -42,18 +47,27 @@ class Bank:
         """What save() wrote."""
         return cls(*(np.load(folder / f"{name}.npy", allow_pickle=False) for name in FILES))
 
+    @functools.cached_property
+    def floor(self) -> float:
+        """The least distance that is told."""
+        return FLOOR * math.sqrt(float(_norms(self.members).mean()))
+
+    def tells(self, away: npt.NDArray[np.floating]) -> bool:
+        """Whether any of these held-out distances is more than the floor, also of a bank without a fold."""
+        return bool(away.max() > 2 * self.floor)
+
     def entered(self, embeddings: Floats) -> Floats:
         """Embeddings (positions, features) among the members, (positions, d)."""
         return np.hstack([embeddings - self.centre, self.places])
 
     def distances(self, embeddings: Floats) -> Doubles:
-        """Euclidean distance of each position to its nearest member, (positions,).
+        """Euclidean distance of each position to its nearest member, (positions,), at least the floor.
 
         The nearest is found in float32, its distance computed in float64.
         """
         x = self.entered(embeddings)
         away = x.astype(np.float64) - self.members[self.nearest(x)]
-        return np.asarray(np.linalg.norm(away, axis=1))
+        return np.asarray(np.maximum(np.linalg.norm(away, axis=1), self.floor))
 
     def nearest(self, x: Floats) -> Indices:
         """Number of the member nearest to each of x (n, d), (n,)."""
@@ -92,7 +106,8 @@ class Bank:
         blocks = [op.reduce_min(block, op.constant([1]), False).output(0) for block in self.squared(x)]
         lowest = functools.reduce(lambda a, b: op.minimum(a, b).output(0), blocks)
         norms = op.reduce_sum(op.multiply(x, x), op.constant([1]), False)
-        return op.sqrt(op.relu(op.add(norms, lowest))).output(0)
+        squared = op.maximum(op.add(norms, lowest), op.constant(np.float32(self.floor**2)))
+        return op.sqrt(squared).output(0)
 
     def squared(self, x: ov.Output) -> list[ov.Output]:
         """|b|^2 - 2 x b of x (n, d) and each block of members, (n, members of the block)."""

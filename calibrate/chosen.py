@@ -48,29 +48,32 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     """Flags not given leave FitOptions' own default. Raises SettingsError for ones without effect."""
     if options.overlap is not None and not (options.tile or options.grid):
         raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
+    adapts = options.adapt not in (None, "off")
+    model = options.model or ("padim" if adapts else FitOptions.model)
     named = options.backbone is not None and not options.backbone.endswith((".onnx", ".xml"))
     _not_of_trained(options)
     if options.weights is not None and not named and options.model not in EFFICIENTAD:
         raise SettingsError("--weights goes with a --backbone by name, as in resnet18; leave it out")
-    if options.model == "patchcore" and options.reduction is not None and options.dimensions is None:
+    if model == "patchcore" and options.reduction is not None and options.dimensions is None:
         raise SettingsError("--reduction goes with --dimensions here, else nothing is left out; leave it out")
-    if options.adapt not in (None, "off") and (options.minutes is not None or options.steps is not None):
+    if adapts and (options.minutes is not None or options.steps is not None):
         raise SettingsError(
             "--adapt has its minutes itself, as in --adapt 15; --minutes and --steps go with --model "
             "padim-seg"
         )
     for flag, models in OF_MODEL.items():
-        if getattr(options, flag) is not None and family(options.model or FitOptions.model) not in models:
+        if getattr(options, flag) is not None and family(model) not in models:
             raise SettingsError(
-                f"--{flag.replace('_', '-')} goes with --model {' or '.join(models)} only; leave it out"
+                f"--{flag.replace('_', '-')} goes with --model {' or '.join(models)} only; give that too, or "
+                "leave it out"
             )
-    if options.adapt is not None and options.model not in (None, "padim"):
-        raise SettingsError("--adapt goes with --model padim only; leave it out")
+    if adapts and model != "padim":
+        raise SettingsError("--adapt goes with --model padim only; leave one of the two out")
     if options.max_int8_loss is not None and options.precision != "int8":
         raise SettingsError("--max-int8-loss goes with --precision int8 only; leave it out")
     if options.reweight is not None and not options.absolute:
         raise SettingsError("--reweight weighs plain distances; give --absolute with it, or leave it out")
-    given = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    given = {field.name: getattr(options, field.name) for field in fields(FitOptions)} | {"model": model}
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("folders", "ignore_polygons"):
         given[name] = tuple(given.get(name, ()))

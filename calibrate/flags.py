@@ -138,17 +138,18 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     add(
         "--model",
         choices=MODELS,
-        help="padim: what is normal at each place, for parts that lie alike; patchcore: what is normal "
-        "anywhere, for textures and parts that move; padim-seg: padim, and networks that were shown "
-        "made-up defects on the good frames (needs torch); efficientad-s, -m, -lite: a network trained on "
-        "the good frames (needs torch), lite for CPUs; default: padim",
+        help="patchcore: what is normal anywhere, whether parts lie alike or at any angle; padim: what is "
+        "normal at each place, in about half the time, for parts that lie alike; padim-seg: padim, and "
+        "networks that were shown made-up defects on the good frames (needs torch); efficientad-s, -m, "
+        "-lite: a network trained on the good frames (needs torch), lite for CPUs; default: patchcore",
     )
     add(
         "--adapt",
         type=texts.adapt,
         metavar="auto|off|MINUTES",
-        help="padim: adapt it to the part, which is --model padim-seg, by a training of so many minutes at "
-        "most; auto: of 5, where it can be had (torch, 80 good frames, memory); default: off",
+        help="of padim, which it stands for: adapt it to the part, which is --model padim-seg, by a training "
+        "of so many minutes at most; auto: of 5, where it can be had (torch, 80 good frames, memory); "
+        "default: off",
     )
     add_of_model(add)
 
@@ -186,7 +187,7 @@ def add_of_model(add: Callable[..., object]) -> None:
         "--coreset",
         type=texts.coreset,
         metavar="P%|N",
-        help="patchcore: share or number of the good patches to keep; default: 10%%, at most 4096",
+        help="patchcore: share or number of the good patches to keep; default: 50%%, at most 4096",
     )
     add(
         "--position-weight",

@@ -9,7 +9,7 @@ from typing import Literal
 EFFICIENTAD = ("efficientad-s", "efficientad-m", "efficientad-lite")
 ADAPT_FEWEST = 80  # good frames for padim-seg: Gaussians that do not know a quarter of them know 60
 TRAINED = (*EFFICIENTAD, "padim-seg")  # kinds that train a network: once, so nothing can be added to it
-MODELS = ("padim", "patchcore", "padim-seg", *EFFICIENTAD)
+MODELS = ("patchcore", "padim", "padim-seg", *EFFICIENTAD)
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class FitOptions:
     recipes_dir: Path
     folders: tuple[Path, ...]
     model: Literal[
-        "padim", "patchcore", "padim-seg", "efficientad-s", "efficientad-m", "efficientad-lite"
-    ] = "padim"
+        "patchcore", "padim", "padim-seg", "efficientad-s", "efficientad-m", "efficientad-lite"
+    ] = "patchcore"
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None

@@ -28,7 +28,7 @@ from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, PROJECTED, Candidates, Ground, Sizes, counting
 from calibrate.folds import Indices
 from calibrate.graph import Reduction
-from calibrate.kinds import Cost, Kind, Learned, OwnScores, kept_in
+from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned, OwnScores, kept_in
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.progress import Progress
@@ -136,6 +136,8 @@ class PatchCore(Kind):
             for sample in np.flatnonzero((plan.folds.of_frame == fold) & plan.folds.measured).tolist():
                 known = known_away(plan, plan.good.frames[sample // copies].digest)
                 away.take(int(number[sample]), sample, without, known)
+        if not bank.tells(away.farthest):
+            raise FitError(ALL_THE_SAME)
         for place, sample in enumerate(plan.checked.tolist()):
             checked.take(place, sample, bank)
         if plan.keeps:
@@ -155,6 +157,7 @@ class Measures:
         self._plan, self._embeddings = plan, embeddings
         self.spool = Spool(folder, count, plan.positions, 1, plan.positions)
         self.scores = np.empty(count) if plan.options.reweight else None
+        self.farthest = np.zeros(count)  # distance of each sample
 
     def take(self, place: int, sample: int, by: Bank, at_most: Doubles | None = None) -> None:
         """Distances to a bank, none over those known before."""
@@ -162,6 +165,7 @@ class Measures:
         away = by.distances(embeddings)
         if at_most is not None:
             away = np.minimum(away, at_most)
+        self.farthest[place] = away.max()
         self.spool.write_frame(place, away.astype(np.float32)[:, None])
         if self.scores is not None:
             self.scores[place] = weighted(self._plan, by).score(embeddings, away)

@@ -226,7 +226,7 @@ def _opened(options: FitOptions) -> tuple[Kind, Backbone]:
     if options.precision not in (*kind.precisions, "int8"):
         raise FitError(
             f"--model {kind.name} needs --precision {' or '.join(kind.precisions)}, got {options.precision}: "
-            "the distances of its patches would be lost in rounding"
+            "the distances of its patches would be lost in rounding; or take --model padim"
         )
     backbone = kind.backbone(options)
     check_workers(options, kind)

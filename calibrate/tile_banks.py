@@ -21,7 +21,7 @@ from openvino import opset15 as op
 from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, MOST, PROJECTED, Candidates, Ground, Sizes, counting
 from calibrate.folds import Indices
-from calibrate.kinds import Cost, Learned
+from calibrate.kinds import ALL_THE_SAME, Cost, Learned
 from calibrate.options import FitOptions
 from calibrate.parallel import PROCESS_MB, Unit, together, workers
 from calibrate.progress import Progress
@@ -166,14 +166,17 @@ def learn_by_tile(plan: Plan, embeddings: Iterable[Floats], folder: Path, progre
             ground = whole.tile(tile, tiles)
             yield spool.read_block(start, width), ground, sizes[tile], plan.folds.measured, plan.checked
 
-    banks = []
+    banks, told = [], False
     blocks = progress.track(spool.blocks(), "fitting tiles")
     with workers(plan.options) as by:
         for (start, _), found in zip(blocks, by.run(fit_tile, units()), strict=True):
             banks.append(found.bank)
+            told = told or (found.bank is not None and found.bank.tells(found.away))
             away.write_block(start, found.away[..., None])
             checked.write_block(start, found.checked[..., None])
     spool.close()
+    if not told:
+        raise FitError(ALL_THE_SAME)
     members = sum(len(bank.members) for bank in banks if bank is not None)
     asked = plan.options.coreset or f"{CORESET}, at most {MEMBERS}"
     facts = {"coreset": f"{asked}, of each tile", "members": members, **position_weight(plan.options)}

@@ -30,6 +30,7 @@ from inspectord.sources.parts import render_part
 
 ROOT = Path(__file__).parent.parent
 PARTS = 14
+ROOMY = ("--memory-mb", "100000")  # this process has already had its peak, which is counted
 
 
 def write_parts(folder, count=PARTS, first=0, width=64, height=64, defect_rate=0.0):
@@ -203,9 +204,15 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         f.name for f in dataclasses.fields(options) if getattr(options, f.name) == getattr(default, f.name)
     ]
     of_others = ["epsilon", "adapt", "steps", "minutes", "train_device", "max_int8_loss"]
-    assert unlike == ["product", "recipes_dir", *of_others]  # models and precisions
-    parsed = cli._parser().parse_args(shlex.split("fit a --product p --epsilon 0.5"))
-    assert fit_options(parsed).epsilon == 0.5
+    assert unlike == ["product", "recipes_dir", "model", *of_others]  # models and precisions
+    parsed = cli._parser().parse_args(shlex.split("fit a --product p --model padim --epsilon 0.5"))
+    assert (fit_options(parsed).model, fit_options(parsed).epsilon) == ("padim", 0.5)
+
+
+def test_adapt_stands_for_padim(tmp_path):
+    for words, expected in (("--adapt auto", "padim"), ("--adapt 3", "padim"), ("--adapt off", "patchcore")):
+        asked = ["fit", "a", "--product", "p", "--recipes", str(tmp_path), *words.split()]
+        assert fit_options(cli._parser().parse_args(asked)).model == expected
 
 
 def test_without_flags_the_options_keep_their_own_defaults(tmp_path):
@@ -214,7 +221,7 @@ def test_without_flags_the_options_keep_their_own_defaults(tmp_path):
 
 
 def test_no_activate_stores_the_recipe_and_says_how_to_go_on(good, tmp_path, capsys):
-    assert calibrate("fit", good, "--product", "flange", "--recipes", tmp_path, "--no-activate") == 0
+    assert calibrate("fit", good, "--product", "flange", "--recipes", tmp_path, "--no-activate", *ROOMY) == 0
     said = capsys.readouterr().out
     assert "recipe flange/0001 is stored, not active" in said
     assert "`calibrate activate flange 0001`" in said
@@ -226,7 +233,7 @@ def test_a_data_set_with_labelled_defects_teaches_only_its_good_training_images(
     write_parts(root / "train" / "good")
     write_parts(root / "test" / "good", count=2, first=50)
     write_parts(root / "test" / "scratch", count=3, first=60, defect_rate=1.0)
-    assert calibrate("fit", root, "--product", "flange", "--recipes", tmp_path / "recipes") == 0
+    assert calibrate("fit", root, "--product", "flange", "--recipes", tmp_path / "recipes", *ROOMY) == 0
     # The same frames, so the same recipe to the last bit: nothing else was read.
     assert active_recipe(tmp_path / "recipes", "flange").hash == active_recipe(fitted[0], "flange").hash
 
@@ -237,7 +244,7 @@ def test_skip_bad_fits_from_the_rest_and_counts_what_it_left_out(tmp_path, capsy
     (folder / "001.png").write_bytes(b"no image")
     where = ("--product", "flange", "--recipes", tmp_path / "recipes")
     assert "2 bad images" in refused(capsys, 65, "fit", folder, *where)
-    assert calibrate("fit", folder, *where, "--skip-bad") == 0
+    assert calibrate("fit", folder, *where, *ROOMY, "--skip-bad") == 0
     said = capsys.readouterr()
     assert "left out by --skip-bad: 2 bad images" in said.err
     assert active_recipe(tmp_path / "recipes", "flange").spec.limits.good_parts == PARTS - 2
@@ -361,10 +368,12 @@ def test_a_wrong_flag_is_told_in_one_line_with_what_was_expected(good, capsys, f
     [
         (("--overlap", "8"), "--tile or --grid"),
         (("--weights", "w.pth"), "--backbone by name"),
-        (("--coreset", "1%"), "--model patchcore"),
-        (("--position-weight", "1"), "--model patchcore"),
-        (("--model", "patchcore", "--epsilon", "1"), "--model padim"),
-        (("--model", "patchcore", "--reduction", "random"), "--dimensions"),
+        (("--model", "padim", "--coreset", "1%"), "--model patchcore"),
+        (("--model", "padim", "--position-weight", "1"), "--model patchcore"),
+        (("--adapt", "auto", "--coreset", "1%"), "--model patchcore"),
+        (("--model", "patchcore", "--adapt", "auto"), "--model padim"),
+        (("--epsilon", "1"), "--model padim"),
+        (("--reduction", "random"), "--dimensions"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(good, capsys, flags, hint):
@@ -424,7 +433,7 @@ def test_show_tells_a_recipe_in_words(fitted, capsys):
     assert calibrate("show", "flange", "--recipes", recipes) == 0
     said = capsys.readouterr().out
     assert done.stdout.splitlines()[0] in said
-    for part in ("64x64 Mono8", "the whole frame", "padim on standard", "CPU in f32", "leave-one-out"):
+    for part in ("64x64 Mono8", "the whole frame", "patchcore on standard", "CPU in f32", "leave-one-out"):
         assert part in said
     assert active_recipe(recipes, "flange").hash in said
 

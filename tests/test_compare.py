@@ -205,7 +205,7 @@ def test_good_frames_to_look_at_are_named_as_the_operator_has_them(tmp_path, mon
     own = options(Path("good"), activate=False, extendable=False, threads=1)
     recipe = Fit(replace(own, recipes_dir=tmp_path / "recipes"), good).run()
     err = capsys.readouterr().err
-    assert "padim: 12 good frames; " in err
+    assert "patchcore: 12 good frames; " in err
     said = re.search(r"least usual good parts are (.*?): are they", err).group(1)
     taught = {str(frame.path) for frame in good.frames}
     assert set(said.split(", ")) < taught <= {f"good/{number:03d}.png" for number in range(16)}
@@ -321,8 +321,8 @@ def test_what_can_not_be_compared_is_refused_before_anything_is_fitted(tmp_path,
     good = write_parts(tmp_path / "good", 16)
     (tmp_path / "there").mkdir()
     for code, said, arguments in (
-        (2, "is no list of different ones of padim", ["--models", "padim,padim"]),
-        (2, "is no list of different ones of padim", ["--models", "rust"]),
+        (2, "is no list of different ones of patchcore", ["--models", "padim,padim"]),
+        (2, "is no list of different ones of patchcore", ["--models", "rust"]),
         (78, "--coreset has no effect with --models padim", ["--models", "padim", "--coreset", "50"]),
         (73, "--keep", ["--keep", tmp_path / "there"]),
         (73, "give --html one in a folder that exists", ["--html", tmp_path / "no" / "p.html"]),
@@ -375,7 +375,7 @@ def test_every_kind_gets_the_flags_that_it_takes_and_no_others():
 
 
 def options(*folders, **more):
-    return FitOptions(product="p", recipes_dir=Path("none"), folders=folders, **more)
+    return FitOptions("p", Path("none"), folders, memory_mb=100_000, **more)
 
 
 def digests(paths):

@@ -71,6 +71,7 @@ def wanted(folder, tmp_path, **changes):
         product="flange",
         recipes_dir=tmp_path / "recipes",
         folders=(folder,),
+        model="padim",
         grid=(1, 2),
         dimensions=12,
         threads=1,
@@ -657,7 +658,7 @@ def test_a_busy_scheduler_is_waited_for_and_longer_once_there_is_work_to_lose(lo
         Cluster(busy.address)
     with (
         Busy(address(local), late_s=0.5) as busy,
-        workers(FitOptions("flange", Path(), (), on=busy.address)) as by,
+        workers(FitOptions("flange", Path(), (), model="padim", on=busy.address)) as by,
     ):
         assert list(by.run(divmod, [(7, 2)])) == [(3, 1)]
 

@@ -500,7 +500,7 @@ def test_a_map_that_is_not_finite_never_becomes_a_finite_score():
 
 
 def run(folder, tmp_path, **changes):
-    base = FitOptions("flange", tmp_path / "recipes", (folder,), threads=1, memory_mb=100_000)
+    base = FitOptions("flange", tmp_path / "recipes", (folder,), "padim", threads=1, memory_mb=100_000)
     return fit(prepare(dataclasses.replace(base, dimensions=20, **changes), Silent()), Silent())
 
 

@@ -397,7 +397,7 @@ def test_more_memory_than_allowed_is_refused_with_what_would_do(parts, tmp_path)
 
 def adapting(tmp_path, wanted, frames=FRAMES, **changes):
     progress = Silent()
-    asked = FitOptions("flange", tmp_path, (tmp_path,), adapt=wanted, **changes)
+    asked = FitOptions("flange", tmp_path, (tmp_path,), "padim", adapt=wanted, **changes)
     return asked, adapt.adapted(asked, frames, progress), progress.notes
 
 
@@ -433,7 +433,9 @@ def test_auto_says_why_it_does_not_adapt_and_minutes_are_refused(tmp_path, chang
         adapting(tmp_path, 3.0, **changes)
     if "frames" not in changes:  # known before any is read
         with pytest.raises(FitError, match=f"--adapt 3 can't be had: {why}"):
-            prepare(FitOptions("flange", tmp_path, (tmp_path / "none",), adapt=3.0, **changes), Silent())
+            prepare(
+                FitOptions("flange", tmp_path, (tmp_path / "none",), "padim", adapt=3.0, **changes), Silent()
+            )
 
 
 def test_auto_fits_plainly_where_memory_is_short_and_minutes_are_refused(parts, tmp_path, monkeypatch):

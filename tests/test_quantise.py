@@ -37,7 +37,12 @@ def without_nncf(monkeypatch):
 
 def options(folder, tmp_path, **changes):
     base = FitOptions(
-        product="flange", recipes_dir=tmp_path / "recipes", folders=(folder,), threads=2, precision="int8"
+        product="flange",
+        recipes_dir=tmp_path / "recipes",
+        folders=(folder,),
+        model="padim",
+        threads=2,
+        precision="int8",
     )
     return dataclasses.replace(base, **changes)
 

@@ -134,8 +134,8 @@ def test_patchcore_on_the_bundled_networks_takes_them_away_by_itself(good, tmp_p
         ({"model": "patchcore", "absolute": True, "surroundings": True}, True),
         ({"model": "patchcore", "surroundings": False}, False),
         ({"model": "patchcore", "tile": 48}, False),
-        ({}, False),
-        ({"surroundings": True}, True),
+        ({"model": "padim"}, False),
+        ({"model": "padim", "surroundings": True}, True),
     ],
 )
 def test_who_takes_surroundings_away(good, tmp_path, changes, around):
@@ -151,8 +151,9 @@ def test_what_cannot_be_is_refused_with_what_it_needs(good, tmp_path, changes):
 def test_frames_are_added_to_a_recipe_that_knows_surroundings_and_teach_it_none(good, tmp_path):
     more = write_good_frames(tmp_path / "more", range(40, 44))
     recipes = tmp_path / "recipes"
-    assert main(["fit", str(good), "--product", "part", "--recipes", str(recipes), "--surroundings"]) == 0
-    assert main(["extend", "part", str(more), "--recipes", str(recipes)]) == 0
+    place = ["--recipes", str(recipes), "--memory-mb", "100000"]
+    assert main(["fit", str(good), "--product", "part", *place, "--surroundings"]) == 0
+    assert main(["extend", "part", str(more), *place]) == 0
     first, second = ((recipes / "part" / version / "recipe.toml").read_text() for version in ("0001", "0002"))
     assert "surroundings = true" in first
     assert "surroundings = true" in second

@@ -126,7 +126,7 @@ def good(tmp_path_factory):
 )
 def test_fits_take_it_on_a_cpu_in_float32(resnet, good, tmp_path, changes, looped, quick):
     """Of fewer digits rounding would leave little: see winograd.py. layer2 is large enough at 256 pixels."""
-    asked = FitOptions("flange", tmp_path, (good,), backbone="resnet18", weights=resnet, **changes)
+    asked = FitOptions("flange", tmp_path, (good,), "padim", "resnet18", resnet, **changes)
     graph = prepare(asked, Silent()).graph
     loops = [node for node in graph.get_ops() if node.get_type_name() == LOOP]
     assert len(loops) == looped
@@ -134,7 +134,7 @@ def test_fits_take_it_on_a_cpu_in_float32(resnet, good, tmp_path, changes, loope
 
 
 def test_graphs_with_loops_have_the_same_bytes_whatever_was_built_before(resnet, good, tmp_path):
-    asked = FitOptions("flange", tmp_path, (good,), backbone="resnet18", weights=resnet, tile=256)
+    asked = FitOptions("flange", tmp_path, (good,), "padim", "resnet18", resnet, tile=256)
     for name in ("a", "b"):
         ov.serialize(named(prepare(asked, Silent()).graph), tmp_path / f"{name}.xml")
         model(3)  # OpenVINO counts the nodes of a process

@@ -103,7 +103,10 @@ def cells(x: Tensor, y: Tensor, key: Tensor, jitter: Tensor) -> tuple[Tensor, Te
 class Canvas:
     """n pictures of each of g parts; image is float32 (g, n, 3, rows, columns), about 0..1 until exposed."""
 
-    def __init__(self, seeds: Tensor, salt: int, instances: int, size: int) -> None:
+    def __init__(
+        self, seeds: Tensor, salt: int, instances: int, size: int, free: float | None = None
+    ) -> None:
+        self.free = free  # instead of what the family gives place()
         self.dice = CountedDice(seeds, salt, instances)
         self.size, self.device = size, seeds.device
         at = torch.arange(size, device=seeds.device, dtype=torch.float32) - (size - 1) / 2
@@ -131,7 +134,8 @@ class Canvas:
         With chance free the part lies at any angle in every instance, as screws do on a belt.
         """
         d, half = self.dice, self.size / 2
-        angle = self.lie(upright, turn) + d.odds(free) * d.each(0, TURN)
+        chance = free if self.free is None else self.free
+        angle = self.lie(upright, turn) + d.odds(chance) * d.each(0, TURN)
         return turned(self.x + half * d.each(-shift, shift), self.y + half * d.each(-shift, shift), angle)
 
     def colour(self, low: float = 0.08, high: float = 0.92, chroma: float = 0.35) -> Tensor:

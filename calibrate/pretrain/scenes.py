@@ -41,22 +41,27 @@ _GPU_PIXELS = 1 << 25  # 128 MiB a field, about twenty alive at once
 
 
 def render(
-    family: str, seeds: Tensor, instances: int, size: int, device: str | torch.device = "cpu"
+    family: str,
+    seeds: Tensor,
+    instances: int,
+    size: int,
+    device: str | torch.device = "cpu",
+    free: float | None = None,
 ) -> Tensor:
     """Good frames, float32 (g, instances, 3, size, size), 0..255, of g parts; seeds is int64 (g,).
 
     A seed is one product design of the family: its colours, periods, shapes, glyphs. Its instances vary as
     good parts do. Every number is a hash of (family, seed, draw) or of (family, seed, instance, draw): a
-    picture depends neither on its batch nor on torch's generators. Raises KeyError for an unknown family.
+    picture depends neither on its batch nor on torch's generators. free is the share of designs of parts that
+    lie at any angle; None: the family's own. Raises KeyError for an unknown family.
     """
     draw, salt = _DRAW[family], sum(ord(letter) * 257**k for k, letter in enumerate(family[:6]))
     seeds = seeds.to(device)
     pixels = _CPU_PIXELS if seeds.device.type == "cpu" else _GPU_PIXELS
     step = max(1, pixels // (instances * size * size))
-    return torch.cat([_drawn(draw, salt, part, instances, size) for part in seeds.split(step)])
+    return torch.cat([_drawn(draw, Canvas(part, salt, instances, size, free)) for part in seeds.split(step)])
 
 
-def _drawn(draw: Callable[[Canvas], None], salt: int, seeds: Tensor, instances: int, size: int) -> Tensor:
-    canvas = Canvas(seeds, salt, instances, size)
+def _drawn(draw: Callable[[Canvas], None], canvas: Canvas) -> Tensor:
     draw(canvas)
     return canvas.exposed()
