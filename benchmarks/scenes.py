@@ -4,7 +4,8 @@ python -m benchmarks.scenes FAMILY OUT [--lie any]; then python -m benchmarks.st
 
 FAMILY is one of calibrate/pretrain/scenes.py; knitted, wood, solar and turning no weights in the package
 have seen. --lie any turns each part of moulded, stamped, screws, pills, wires or turning by an angle of its
-own, --lie alike leaves them as on a fixture, a few pixels and degrees off. Needs torch.
+own, --lie alike leaves them as on a fixture, a few pixels and degrees off; so it does text, inks, board and
+solar. Needs torch.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from inspectord.errors import SourceError
 
 SIZE_PX = 256
 FREE = {"any": 1.0, "alike": 0.0}
+LYING = ("moulded", "stamped", "screws", "pills", "wires", "turning", "text", "inks", "board", "solar")
 
 
 def draw(family: str, out: Path, design: int, frames: int, lie: str | None) -> None:
@@ -51,6 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=texts.number(1), default=240, metavar="N", help="default: 240")
     parser.add_argument("--lie", choices=tuple(FREE), help="how the parts lie; default: as the design says")
     options = parser.parse_args(arguments)
+    if options.lie is not None and options.family not in LYING:
+        parser.error(
+            f"--lie: {options.family} has no place of its own; leave it out, or take {', '.join(LYING)}"
+        )
     torch.set_num_threads(1)
     try:
         draw(options.family, options.out, options.design, options.frames, options.lie)

@@ -19,6 +19,8 @@ class NothingGainedError(FitError):
 
 def check(options: FitOptions) -> None:
     """Raises FitError where minutes of adapting are asked for that can't be had of any frames."""
+    if options.adapt != "off" and options.model != "padim":
+        raise FitError(f"--adapt {options.adapt} goes with --model padim only; leave one of the two out")
     if isinstance(options.adapt, float) and (why := _obstacle(options)):
         raise FitError(f"--adapt {options.adapt:g} can't be had: {why}")
 
@@ -28,7 +30,7 @@ def adapted(options: FitOptions, frames: int, progress: Progress) -> FitOptions:
 
     "auto" notes why it can't; raises FitError where minutes were asked for.
     """
-    if options.adapt == "off" or options.model != "padim":
+    if options.adapt == "off":
         return options
     why = _obstacle(options)
     if not why and frames < ADAPT_FEWEST:

@@ -163,7 +163,7 @@ class Blind:
         if plan.folds.trained_once:
             return found + (
                 "Its network learned too little: train longer with --minutes or --steps, give more good "
-                "parts, or take --model padim"
+                "parts, or take --model patchcore"
             )
         more = "look closer with --tile or --roi" if self.middle else "leave out with --ignore what may vary"
         if plan.options.per_tile:

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from pydantic import ValidationError
 
-from calibrate.options import EFFICIENTAD, TRAINED, FitOptions
+from calibrate.options import EFFICIENTAD, TRAINED, FitOptions, usual_model
 from inspectord.errors import SettingsError
 from inspectord.settings import (
     Camera,
@@ -49,7 +49,7 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     if options.overlap is not None and not (options.tile or options.grid):
         raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
     adapts = options.adapt not in (None, "off")
-    model = options.model or ("padim" if adapts else FitOptions.model)
+    model = options.model or usual_model(options.adapt)
     named = options.backbone is not None and not options.backbone.endswith((".onnx", ".xml"))
     _not_of_trained(options)
     if options.weights is not None and not named and options.model not in EFFICIENTAD:
@@ -64,8 +64,8 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     for flag, models in OF_MODEL.items():
         if getattr(options, flag) is not None and family(model) not in models:
             raise SettingsError(
-                f"--{flag.replace('_', '-')} goes with --model {' or '.join(models)} only; give that too, or "
-                "leave it out"
+                f"--{flag.replace('_', '-')} goes with --model {' or '.join(models)} only; take that model "
+                "or leave it out"
             )
     if adapts and model != "padim":
         raise SettingsError("--adapt goes with --model padim only; leave one of the two out")
@@ -73,7 +73,9 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
         raise SettingsError("--max-int8-loss goes with --precision int8 only; leave it out")
     if options.reweight is not None and not options.absolute:
         raise SettingsError("--reweight weighs plain distances; give --absolute with it, or leave it out")
-    given = {field.name: getattr(options, field.name) for field in fields(FitOptions)} | {"model": model}
+    given = {field.name: getattr(options, field.name) for field in fields(FitOptions)}
+    if options.per_tile or any(given[flag] is not None for flag in OF_MODEL if "patchcore" in OF_MODEL[flag]):
+        given["model"] = model  # whose flags these are
     given = {name: value for name, value in given.items() if value is not None}
     for name in ("folders", "ignore_polygons"):
         given[name] = tuple(given.get(name, ()))

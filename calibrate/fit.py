@@ -15,7 +15,7 @@ from calibrate.adapt import NothingGainedError, plain
 from calibrate.ensemble import level_tiles
 from calibrate.folds import Indices
 from calibrate.graph import Head, recipe_model, valid_cells
-from calibrate.kinds import Fitted, Learned
+from calibrate.kinds import Fitted, Learned, TooAlikeError
 from calibrate.learned import LEARNED, keep
 from calibrate.levels import Levels, level
 from calibrate.levels import plain as in_distances
@@ -84,7 +84,15 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
         return _fitted(plan, progress)
     except NothingGainedError as error:
         progress.note(f"the fit is not adapted to the part: {error}")
-    return _fitted(prepare(plain(plan.options), progress, plan.good), progress)
+        other = plain(plan.options)
+    except TooAlikeError:
+        if not plan.unasked:
+            raise
+        progress.note(
+            f"{plan.kind.name} can't tell good frames apart that are so alike: padim is fitted instead"
+        )
+        other = replace(plan.options, model="padim")
+    return _fitted(prepare(other, progress, plan.good), progress)
 
 
 def _fitted(plan: Plan, progress: Progress) -> Recipe:

@@ -61,7 +61,7 @@ def _held_out_once(count: int, one_in: str, repeat: int) -> Folds:
         raise FitError(
             f"{count} different good images are too few to train a network, at least {fewest} are needed "
             f"({TAUGHT} must teach it, and {fewest - TAUGHT} be held out to say when to stop and where the "
-            "limit lies); grab more with `calibrate capture`, or take --model padim"
+            "limit lies); grab more with `calibrate capture`, or take --model patchcore"
         )
     fold = np.zeros(count, np.int64)
     places = (np.arange(held_out) * count + count // 2) // held_out

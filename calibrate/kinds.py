@@ -35,6 +35,10 @@ ALL_THE_SAME = (
 )
 
 
+class TooAlikeError(FitError):
+    """Good frames differ by less than the kind can tell, or not at all."""
+
+
 @dataclass(frozen=True)
 class Cost:
     """What a kind foresees of its part of a fit."""

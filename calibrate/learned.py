@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,7 @@ class Earlier:
     frames: tuple[GoodFrame, ...]
     absent: tuple[int, ...]  # of these, the frames whose images are gone: they teach and are not measured
     golden: tuple[Path, ...]  # the recipe's good golden frames
+    parameters: Mapping[str, Any]  # the recipe's, of its kind
 
     @property
     def absent_frames(self) -> list[GoodFrame]:
@@ -111,7 +113,7 @@ def open_learned(recipe: Recipe) -> Earlier:
         GoodFrame(path, bytes(row).hex(), run) for (path, run), row in zip(places, digests, strict=True)
     ]
     golden = tuple(frame.path for frame in recipe.golden() if frame.path.name != MARKED)
-    return Earlier(folder, tuple(frames), tuple(range(len(frames))), golden)
+    return Earlier(folder, tuple(frames), tuple(range(len(frames))), golden, recipe.spec.model.parameters)
 
 
 def taught_digests(recipe: Recipe) -> tuple[set[str], bool]:

@@ -20,8 +20,8 @@ class FitOptions:
     recipes_dir: Path
     folders: tuple[Path, ...]
     model: Literal[
-        "patchcore", "padim", "padim-seg", "efficientad-s", "efficientad-m", "efficientad-lite"
-    ] = "patchcore"
+        "usual", "patchcore", "padim", "padim-seg", "efficientad-s", "efficientad-m", "efficientad-lite"
+    ] = "usual"  # see usual_model
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None
@@ -45,7 +45,7 @@ class FitOptions:
     position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
     reweight: int = 0  # patchcore, absolute: neighbours of the paper's eq. 7; 0: the map's peak is the score
     adapt: Literal["auto", "off"] | float = (
-        "off"  # padim: minutes to become padim-seg in, see calibrate.adapt
+        "off"  # padim, for which it stands: minutes to become padim-seg in, see calibrate.adapt
     )
     steps: int | None = None  # of training; None: efficientad the paper's 70,000, others as minutes allow
     minutes: float | None = None  # of training, instead of steps; efficientad-lite: 4, padim-seg: 5
@@ -65,6 +65,11 @@ class FitOptions:
     memory_mb: int = 1500
     jobs: int = 1  # positions or tiles that are fitted at the same time, each by a process with one thread
     on: str | None = None  # dask://host:port: fitted by that cluster instead
+
+
+def usual_model(adapt: Literal["auto", "off"] | float | None) -> Literal["patchcore", "padim"]:
+    """The kind where none is asked for; fit takes padim where good frames are too alike for patchcore."""
+    return "patchcore" if adapt in (None, "off") else "padim"
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, PROJECTED, Candidates, Ground, Sizes, counting
 from calibrate.folds import Indices
 from calibrate.graph import Reduction
-from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned, OwnScores, kept_in
+from calibrate.kinds import Cost, Kind, Learned, OwnScores, TooAlikeError, kept_in
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.progress import Progress
 from calibrate.remembered import keep_frames, known_away
 from calibrate.reweight import Reweighted
 from calibrate.spool import Spool
-from calibrate.tile_banks import FLOPS, WORK_MB, foreseen, learn_by_tile, position_weight
+from calibrate.tile_banks import FLOPS, TOO_ALIKE, WORK_MB, foreseen, learn_by_tile, position_weight
 from calibrate.tiles import Doubles
 from inspectord.errors import FitError
 from inspectord.inspect import Floats
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 FOLDS = 20  # where frames can't be held out one by one: a bank that knows 95 % of them costs no more
+EXTENDED = ", then extended"
 REACH = "reach.npy"  # the cover's squared radius, where it was chosen
 
 
@@ -137,7 +138,7 @@ class PatchCore(Kind):
                 known = known_away(plan, plan.good.frames[sample // copies].digest)
                 away.take(int(number[sample]), sample, without, known)
         if not bank.tells(away.farthest):
-            raise FitError(ALL_THE_SAME)
+            raise TooAlikeError(TOO_ALIKE)
         for place, sample in enumerate(plan.checked.tolist()):
             checked.take(place, sample, bank)
         if plan.keeps:
@@ -157,7 +158,7 @@ class Measures:
         self._plan, self._embeddings = plan, embeddings
         self.spool = Spool(folder, count, plan.positions, 1, plan.positions)
         self.scores = np.empty(count) if plan.options.reweight else None
-        self.farthest = np.zeros(count)  # distance of each sample
+        self._counting, self.farthest = counting(plan), np.zeros(count)  # distance of each sample
 
     def take(self, place: int, sample: int, by: Bank, at_most: Doubles | None = None) -> None:
         """Distances to a bank, none over those known before."""
@@ -165,7 +166,7 @@ class Measures:
         away = by.distances(embeddings)
         if at_most is not None:
             away = np.minimum(away, at_most)
-        self.farthest[place] = away.max()
+        self.farthest[place] = away[self._counting].max(initial=0)
         self.spool.write_frame(place, away.astype(np.float32)[:, None])
         if self.scores is not None:
             self.scores[place] = weighted(self._plan, by).score(embeddings, away)
@@ -206,7 +207,8 @@ def _parameters(plan: Plan, size: Sizes, members: int) -> dict[str, Any]:
     asked = plan.options.coreset or f"{CORESET}, at most {MEMBERS}"
     found: dict[str, Any] = {"coreset": asked, "members": members, "candidates": size.candidates}
     if plan.earlier is not None:  # these were of its first fit, and of the frames added last
-        found = {"coreset": f"{asked}, then extended", "members": members, "added_from": size.candidates}
+        asked = str(plan.earlier.parameters["coreset"]).removesuffix(EXTENDED)
+        found = {"coreset": asked + EXTENDED, "members": members, "added_from": size.candidates}
     if plan.options.reweight:
         found["reweight"] = plan.options.reweight
     return found | position_weight(plan.options)

@@ -20,7 +20,7 @@ from calibrate.graph import Reduction, strides
 from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier
-from calibrate.options import FitOptions
+from calibrate.options import FitOptions, usual_model
 from calibrate.progress import Progress
 from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
 from calibrate.region import Region, make_region
@@ -51,6 +51,7 @@ class Plan:
     graph: ov.Model  # frame to embeddings
     folds: Folds
     around: bool = False  # features are taken less what their surroundings foretell
+    unasked: bool = False  # the kind is the usual one
     earlier: Earlier | None = None  # what `calibrate extend` adds the frames to
     rest: Literal["f32", "bf16", "f16"] | None = None  # int8: what stays in floating point computes in this
     loss: Loss | None = None  # int8: what it costs
@@ -167,6 +168,9 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     good are frames that were read and checked before: they teach, instead of all that the folders hold.
     Raises FitError or FrameError for whatever makes a fit impossible, before any long work.
     """
+    unasked = options.model == "usual"
+    if unasked:
+        options = replace(options, model=usual_model(options.adapt))
     adapt.check(options)
     kind, backbone = _opened(options)
     if good is None:
@@ -184,7 +188,7 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
             progress.note(f"the fit is not adapted to the part: {error}")
         else:
             return plan
-    return _planned(options, kind, backbone, good, progress)
+    return replace(_planned(options, kind, backbone, good, progress), unasked=unasked)
 
 
 def _planned(

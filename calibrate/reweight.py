@@ -46,7 +46,7 @@ class Reweighted:
         for patch, s, nearest in zip(x, away, self.bank.nearest(x), strict=True):
             company = np.linalg.norm(members - members[nearest], axis=1)
             around = np.argpartition(company, self._count - 1)[: self._count]
-            to = np.linalg.norm(members[around] - patch, axis=1)
+            to = np.maximum(np.linalg.norm(members[around] - patch, axis=1), self.bank.floor)
             scores.append(s * (1 - np.exp(s - to.max()) / np.exp(to - to.max()).sum()))
         return float(max(scores))
 
@@ -65,6 +65,7 @@ class Reweighted:
         company = _rows(self.bank.whole(), around)  # (tiles, N, d); the nearest itself comes first
         gap = op.subtract(company, op.unsqueeze(x, op.constant([1])))
         to = op.sqrt(op.reduce_sum(op.multiply(gap, gap), op.constant([2]), False))
+        to = op.maximum(to, op.constant(np.float32(self.bank.floor)))
         share = op.gather(op.softmax(to, 1), op.constant(np.int64(0)), op.constant(np.int64(1)))
         return op.multiply(scores, op.subtract(op.constant(np.float32(1)), share)).output(0)
 

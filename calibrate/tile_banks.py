@@ -21,7 +21,7 @@ from openvino import opset15 as op
 from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, MOST, PROJECTED, Candidates, Ground, Sizes, counting
 from calibrate.folds import Indices
-from calibrate.kinds import ALL_THE_SAME, Cost, Learned
+from calibrate.kinds import Cost, Learned, TooAlikeError
 from calibrate.options import FitOptions
 from calibrate.parallel import PROCESS_MB, Unit, together, workers
 from calibrate.progress import Progress
@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 FLOPS = 20e9  # a second, float32, one busy core
+TOO_ALIKE = (
+    "all good frames are the same inside the region, or nearly, so patchcore can learn nothing there; choose "
+    "another --roi or mask, or take --model padim"
+)
 WORK_MB = 150  # blocks of distances, the gate's and the report's own needs
 
 
@@ -166,17 +170,19 @@ def learn_by_tile(plan: Plan, embeddings: Iterable[Floats], folder: Path, progre
             ground = whole.tile(tile, tiles)
             yield spool.read_block(start, width), ground, sizes[tile], plan.folds.measured, plan.checked
 
-    banks, told = [], False
+    banks, told, counted = [], False, counting(plan)
     blocks = progress.track(spool.blocks(), "fitting tiles")
     with workers(plan.options) as by:
         for (start, _), found in zip(blocks, by.run(fit_tile, units()), strict=True):
             banks.append(found.bank)
-            told = told or (found.bank is not None and found.bank.tells(found.away))
+            told = told or (
+                found.bank is not None and found.bank.tells(found.away[:, counted[start : start + each]])
+            )
             away.write_block(start, found.away[..., None])
             checked.write_block(start, found.checked[..., None])
     spool.close()
     if not told:
-        raise FitError(ALL_THE_SAME)
+        raise TooAlikeError(TOO_ALIKE)
     members = sum(len(bank.members) for bank in banks if bank is not None)
     asked = plan.options.coreset or f"{CORESET}, at most {MEMBERS}"
     facts = {"coreset": f"{asked}, of each tile", "members": members, **position_weight(plan.options)}

@@ -65,7 +65,7 @@ class Ring:
 
         Raises RingError where that much memory isn't free.
         """
-        if slots < 1 or headers < slots or min(frame_shape) < 1:
+        if slots < 1 or headers < max(2, slots) or min(frame_shape) < 1:
             raise RingError(f"no ring of {slots} slots, {headers} headers and frames {frame_shape} can be")
         *_, pixels_at, stride = layout(slots, frame_shape, headers)
         memory_fd = reserve(pixels_at + slots * stride, "ring")

@@ -22,7 +22,7 @@ from helpers_recipe import rewrite_recipe, write_recipe
 from calibrate import cli
 from calibrate.chosen import fit_options
 from calibrate.cli import COMMANDS, main
-from calibrate.options import FitOptions
+from calibrate.options import FitOptions, usual_model
 from calibrate.show import fitted_lines
 from inspectord import __version__
 from inspectord.recipe import Recipe, active_recipe, load_recipe
@@ -204,15 +204,20 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         f.name for f in dataclasses.fields(options) if getattr(options, f.name) == getattr(default, f.name)
     ]
     of_others = ["epsilon", "adapt", "steps", "minutes", "train_device", "max_int8_loss"]
-    assert unlike == ["product", "recipes_dir", "model", *of_others]  # models and precisions
+    assert unlike == ["product", "recipes_dir", *of_others]  # models and precisions
     parsed = cli._parser().parse_args(shlex.split("fit a --product p --model padim --epsilon 0.5"))
     assert (fit_options(parsed).model, fit_options(parsed).epsilon) == ("padim", 0.5)
 
 
-def test_adapt_stands_for_padim(tmp_path):
-    for words, expected in (("--adapt auto", "padim"), ("--adapt 3", "padim"), ("--adapt off", "patchcore")):
-        asked = ["fit", "a", "--product", "p", "--recipes", str(tmp_path), *words.split()]
-        assert fit_options(cli._parser().parse_args(asked)).model == expected
+def test_adapt_stands_for_padim_and_flags_of_patchcore_for_patchcore():
+    assert [usual_model(adapt) for adapt in ("auto", 3.0, "off", None)] == [
+        "padim",
+        "padim",
+        *2 * ["patchcore"],
+    ]
+    for words in ("--coreset 5%", "--position-weight 1", "--absolute --reweight 9", "--tile 64 --per-tile"):
+        asked = ["fit", "a", "--product", "p", *words.split()]
+        assert fit_options(cli._parser().parse_args(asked)).model == "patchcore"
 
 
 def test_without_flags_the_options_keep_their_own_defaults(tmp_path):

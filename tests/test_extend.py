@@ -242,7 +242,7 @@ def test_an_extended_bank_keeps_its_members_takes_in_what_is_new_and_lowers_the_
     assert len(before) < len(after) <= len(before) + NEW * 60  # half of 120 positions each
     assert any(f"grows from {len(before):,} patches to {len(after):,}: searching" in line for line in said)
     assert recipe.spec.model.parameters["members"] == len(after)
-    assert recipe.spec.model.parameters["coreset"] == "50%, at most 4096, then extended"
+    assert recipe.spec.model.parameters["coreset"] == "50%, at most 4096, then extended"  # as of the first
     assert recipe.spec.limits.good_parts == OLD + NEW
     pixels = cv2.imread(str(many / f"{OLD:03d}.png"), cv2.IMREAD_UNCHANGED)[..., None]
     strange, usual = (Inspector(each, threads=1).score(pixels).score for each in (first, recipe))

@@ -438,6 +438,12 @@ def test_auto_says_why_it_does_not_adapt_and_minutes_are_refused(tmp_path, chang
             )
 
 
+def test_adapting_another_kind_is_refused_before_any_frame_is_read(tmp_path):
+    asked = FitOptions("flange", tmp_path, (tmp_path / "none",), "patchcore", adapt=3.0)
+    with pytest.raises(FitError, match=r"--adapt 3.0 goes with --model padim only"):
+        prepare(asked, Silent())
+
+
 def test_auto_fits_plainly_where_memory_is_short_and_minutes_are_refused(parts, tmp_path, monkeypatch):
     monkeypatch.setattr(kind, "LIBRARY_MB", 1e6)
     progress = Silent()

@@ -170,15 +170,37 @@ def test_a_patch_of_the_bank_itself_is_at_the_floor_in_the_graph_as_in_numpy():
     assert np.allclose(bank.distances(members + 7), bank.floor, rtol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [{}, {"grid": (1, 2), "per_tile": True}])
-def test_good_frames_that_show_the_same_picture_are_refused(tmp_path, changes):
+HIDDEN = {"ignore_polygons": (((16, 16), (50, 16), (16, 60)),)}
+
+
+@pytest.mark.parametrize("changes", [{}, HIDDEN])
+@pytest.mark.parametrize("tiles", [{}, {"grid": (1, 2), "per_tile": True}])
+def test_good_frames_that_show_the_same_picture_are_refused(tmp_path, changes, tiles):
     """Every place differs from the others, and no frame from another."""
     picture = np.random.default_rng(0).integers(0, 255, (80, 96), np.uint8)
     for number in range(12):
         picture[0, 0] = number  # outside the region
         cv2.imwrite(str(tmp_path / f"{number}.png"), picture)
     with pytest.raises(FitError, match="the same inside the region"):
-        fit(prepared(tmp_path, tmp_path, roi=(16, 16, 80, 64), **changes), Silent())
+        fit(prepared(tmp_path, tmp_path, roi=(16, 16, 80, 64), **changes, **tiles), Silent())
+
+
+def test_where_good_frames_differ_by_a_little_noise_the_default_fits_padim_and_says_so(tmp_path):
+    """A still part: float32 leaves no digits of such distances between patches, and Gaussians need none."""
+    part = cv2.circle(np.full((96, 96), 60, np.uint8), (48, 48), 30, 180, -1)
+    for number in range(12):
+        noise = np.random.default_rng(number).normal(0, 0.5, part.shape)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), (part + noise).round().astype(np.uint8))
+    with pytest.raises(
+        FitError, match=r"or nearly, so patchcore can learn nothing there; .* take --model padim"
+    ):
+        run(tmp_path, tmp_path)
+    told = Silent()
+    recipe = fit(
+        prepare(dataclasses.replace(prepared(tmp_path, tmp_path).options, model="usual"), told), told
+    )
+    assert recipe.spec.model.kind == "padim"
+    assert any("so alike: padim is fitted instead" in note for note in told.notes)
 
 
 def test_patches_are_means_of_their_neighbours_brought_to_the_finest_grid():

@@ -293,7 +293,8 @@ from inspectord.frame import FrameStatus
 from inspectord.ring import Ring
 
 def put(ring, frame_id):
-    return ring.put(header(frame_id, trigger_id=frame_id + 1), pixels_of(frame_id, ring.frame_shape))
+    trigger_id = -1 if frame_id == 2 else frame_id + 1  # as of a lost camera, which counts nothing
+    return ring.put(header(frame_id, trigger_id=trigger_id), pixels_of(frame_id, ring.frame_shape))
 
 def die_after(lines):
     def trace(frame, event, argument):
@@ -324,7 +325,7 @@ def check(before, headers, lines):
     counted = ring.last_trigger
     put(ring, 100)
     frames = take_all(ring)
-    assert counted == max([frame.header.trigger_id for frame in frames[:-1]], default=0), (counted, frames)
+    assert counted == max([0, *(frame.header.trigger_id for frame in frames[:-1])]), (counted, frames)
     assert [frame.index for frame in frames] == list(range(len(frames))), frames
     assert len(frames) in (before + 1, before + 2), frames
     assert frames[-1].slot is not None and frames[-1].header.frame_id == 100

@@ -28,6 +28,12 @@ def test_parts_lie_alike_or_at_any_angle(tmp_path, capsys):
     assert f"next: python -m benchmarks.struck {tmp_path / 'any'} OUT" in capsys.readouterr().out
 
 
+def test_what_has_no_place_can_not_lie_anyhow(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        scenes.main(["wood", str(tmp_path / "a"), "--lie", "any"])
+    assert "--lie: wood has no place of its own; leave it out" in capsys.readouterr().err
+
+
 def test_the_same_command_gives_the_same_frames_and_nothing_is_overwritten(tmp_path, capsys):
     assert np.array_equal(drawn(tmp_path / "a"), drawn(tmp_path / "b"))
     assert scenes.main(["wood", str(tmp_path / "a")]) == 65
