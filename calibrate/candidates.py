@@ -30,7 +30,7 @@ CORESET = "50%"
 # fixed filters on simulated parts, 123,000 patches: AUROC 0.953 of 1,229, 0.990 of 2,000, 0.998 of 4,096,
 # 0.997 of 12,288.
 MEMBERS = 4096
-MOST = 0.9  # of all patches; with every one, golden frames score rounding errors instead of distances
+MOST = 0.9  # of all patches; with every one, all golden frames would lie at the bank's floor
 CANDIDATES = 500_000  # 256 MB at PROJECTED dimensions
 PROJECTED = 128  # dimensions in which the coreset is chosen (Johnson-Lindenstrauss; the reference's number)
 
