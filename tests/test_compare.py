@@ -375,7 +375,7 @@ def test_every_kind_gets_the_flags_that_it_takes_and_no_others():
 
 
 def options(*folders, **more):
-    return FitOptions("p", Path("none"), folders, memory_mb=100_000, **more)
+    return FitOptions("p", Path("none"), folders, "patchcore", memory_mb=100_000, **more)
 
 
 def digests(paths):
