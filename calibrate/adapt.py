@@ -41,7 +41,7 @@ def adapted(options: FitOptions, frames: int, progress: Progress) -> FitOptions:
     if not why:
         return replace(options, model="padim-seg", minutes=None if options.adapt == "auto" else options.adapt)
     if options.adapt == "auto":
-        progress.note(f"the fit is not adapted to the part: {why}")
+        progress.note(f"plain padim is fitted, not adapted to the part: {why}")
         return options
     raise FitError(f"--adapt {options.adapt:g} can't be had: {why}")
 

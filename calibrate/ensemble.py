@@ -64,7 +64,7 @@ def check_workers(options: FitOptions, kind: Kind) -> None:
     if (options.on or options.jobs > 1) and not (options.per_tile or kind.by_position):
         raise FitError(
             f"{kind.name} learns one model of all tiles, in one piece: leave {_asked(options)} out, or give "
-            "--per-tile or --model padim"
+            "--per-tile (with --tile or --grid) or --model padim"
         )
     if options.on:
         from calibrate.cluster import Cluster

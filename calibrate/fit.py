@@ -31,6 +31,11 @@ from inspectord.inspect import compile_model
 from inspectord.linux import peak_mb
 from inspectord.recipe import Recipe
 
+INSTEAD = (
+    "good frames are too alike for patchcore to tell them apart, so padim is fitted, which is for parts that "
+    "all lie in the same place"
+)
+
 
 def _request(plan: Plan) -> ov.InferRequest:
     """The feature graph, compiled as the recipe will run; its memory goes with the request."""
@@ -83,16 +88,16 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
     try:
         return _fitted(plan, progress)
     except NothingGainedError as error:
-        progress.note(f"the fit is not adapted to the part: {error}")
-        other = plain(plan.options)
+        progress.note(f"plain padim is fitted, not adapted to the part: {error}")
+        return _fitted(prepare(plain(plan.options), progress, plan.good), progress)
     except TooAlikeError:
         if not plan.unasked:
             raise
-        progress.note(
-            f"{plan.kind.name} can't tell good frames apart that are so alike: padim is fitted instead"
-        )
-        other = replace(plan.options, model="padim")
-    return _fitted(prepare(other, progress, plan.good), progress)
+    progress.note(INSTEAD)
+    other = prepare(replace(plan.options, model="padim"), progress, plan.good)
+    for line in estimate(other).lines():
+        progress.note(line)
+    return _fitted(replace(other, instead=INSTEAD), progress)
 
 
 def _fitted(plan: Plan, progress: Progress) -> Recipe:

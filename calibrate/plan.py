@@ -52,6 +52,7 @@ class Plan:
     folds: Folds
     around: bool = False  # features are taken less what their surroundings foretell
     unasked: bool = False  # the kind is the usual one
+    instead: str = ""  # why it is another one, though none was asked for
     earlier: Earlier | None = None  # what `calibrate extend` adds the frames to
     rest: Literal["f32", "bf16", "f16"] | None = None  # int8: what stays in floating point computes in this
     loss: Loss | None = None  # int8: what it costs
@@ -185,7 +186,7 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
         try:
             plan.kind.cost(plan, peak_mb())
         except FitError as error:
-            progress.note(f"the fit is not adapted to the part: {error}")
+            progress.note(f"plain padim is fitted, not adapted to the part: {error}")
         else:
             return plan
     return replace(_planned(options, kind, backbone, good, progress), unasked=unasked)

@@ -57,7 +57,8 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         _write_golden_scores(staging.path, golden, scored)
         if plan.keeps:
             shutil.move(kept_in(folder), staging.path / LEARNED)
-        _write_toml(staging.path, recipe_table(plan, fitted.parameters, limit, blind.tiles, staging.path))
+        parameters = fitted.parameters | ({"chosen_because": plan.instead} if plan.instead else {})
+        _write_toml(staging.path, recipe_table(plan, parameters, limit, blind.tiles, staging.path))
         _write_provenance(staging.path, plan)
         for _ in progress.track(range(1), "checking that the recipe loads and repeats its golden scores"):
             check_in_fresh_process(staging.path, options.threads)
@@ -65,6 +66,7 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
         suspects = [names[i] for i in np.argsort(-held_out, kind="stable")[:3].tolist()]
         outlier = f"{suspects[0]} stands far out from all other good parts. Look at it: is it really good?"
         warnings = [
+            *([plan.instead] if plan.instead else []),
             *limit.warnings,
             *([outlier] if limit.stands_out else []),
             *([blind.words(plan, suspects)] if blind else []),

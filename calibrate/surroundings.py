@@ -53,9 +53,10 @@ def lacking(frames: int, dimensions: int, geometry: Geometry) -> str:
     if cells < 2 * REACH:
         return f"tiles are {cells} cells wide, and {2 * REACH} are needed; give a larger --tile"
     if patches < fewest(dimensions):
+        needed = math.ceil(fewest(dimensions) / geometry.positions)
         return (
-            f"it takes {fewest(dimensions)} patches of good frames, and there are {patches}; give more good "
-            "frames, or fewer --dimensions"
+            f"it takes {needed} good frames of this size, and there are {frames}; give more good frames, or "
+            "do without"
         )
     return ""
 

@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 FLOPS = 20e9  # a second, float32, one busy core
 TOO_ALIKE = (
-    "all good frames are the same inside the region, or nearly, so patchcore can learn nothing there; choose "
-    "another --roi or mask, or take --model padim"
+    "all good frames are the same inside the region, or so nearly that patchcore can't tell them apart; take "
+    "--model padim without patchcore's options, or choose another --roi or mask"
 )
 WORK_MB = 150  # blocks of distances, the gate's and the report's own needs
 

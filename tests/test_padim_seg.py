@@ -477,7 +477,7 @@ def test_auto_keeps_padim_where_the_networks_find_no_more(monkeypatch, parts, tm
         assert recipe.spec.model.kind == kept
         (note,) = [note for note in progress.notes if said in note]
         assert note.startswith("warning: nothing is gained") == (not gain and wanted == 1.0)
-        assert note.startswith("the fit is not adapted to the part") == (kept == "padim")
+        assert note.startswith("plain padim is fitted, not adapted to the part") == (kept == "padim")
     plainly = run(parts, tmp_path, model="padim", steps=None)
     assert recipe.hash != plainly.hash
     if not gain:

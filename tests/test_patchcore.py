@@ -191,16 +191,16 @@ def test_where_good_frames_differ_by_a_little_noise_the_default_fits_padim_and_s
     for number in range(12):
         noise = np.random.default_rng(number).normal(0, 0.5, part.shape)
         cv2.imwrite(str(tmp_path / f"{number}.png"), (part + noise).round().astype(np.uint8))
-    with pytest.raises(
-        FitError, match=r"or nearly, so patchcore can learn nothing there; .* take --model padim"
-    ):
+    with pytest.raises(FitError, match="so nearly that patchcore can't tell them apart; take --model padim"):
         run(tmp_path, tmp_path)
     told = Silent()
     recipe = fit(
         prepare(dataclasses.replace(prepared(tmp_path, tmp_path).options, model="usual"), told), told
     )
     assert recipe.spec.model.kind == "padim"
-    assert any("so alike: padim is fitted instead" in note for note in told.notes)
+    assert any(note.startswith("warning: good frames are too alike for patchcore") for note in told.notes)
+    assert "too alike for patchcore" in recipe.spec.model.parameters["chosen_because"]
+    assert "too alike for patchcore" in (recipe.path / "report.html").read_text()
 
 
 def test_patches_are_means_of_their_neighbours_brought_to_the_finest_grid():
