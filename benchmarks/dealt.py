@@ -11,22 +11,20 @@ flatters. Files are links to FOLDER's.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks._made import absent, told
 from calibrate.evaluation import GOOD
 from calibrate.texts import number
-from inspectord.errors import InspectordError, SourceError
 from inspectord.sources.files import list_images
 
 
 def deal(folder: Path, out: Path, seed: int) -> tuple[int, int]:
     """Write the data set; good frames for teaching and for testing. Raises SourceError where out is there."""
-    if out.exists():
-        raise SourceError(f"{out} exists; give another folder")
+    absent(out)
     train, test = (list_images(folder / place / GOOD) for place in ("train", "test"))
     # Numbered, for a frame of train and one of test may share a name.
     named = [(f"{index:05d}_{path.name}", path) for index, path in enumerate([*train, *test])]
@@ -59,13 +57,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("out", type=Path, metavar="OUT", help="a new folder")
     parser.add_argument("--seed", type=number(0), default=0)
     options = parser.parse_args(arguments)
-    try:
+
+    def dealt() -> str:
         taught, tested = deal(options.folder, options.out, options.seed)
-    except (InspectordError, OSError) as error:
-        print(f"dealt: {error}", file=sys.stderr)
-        return 65
-    print(f"{options.out}: {taught} good frames to teach, {tested} to test")
-    return 0
+        return f"{options.out}: {taught} good frames to teach, {tested} to test"
+
+    return told("dealt", dealt)
 
 
 if __name__ == "__main__":

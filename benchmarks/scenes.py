@@ -11,35 +11,28 @@ solar. Needs torch.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import torch
 
+from benchmarks._made import absent, told, write
 from calibrate import texts
 from calibrate.pretrain import scenes
-from inspectord.errors import SourceError
 
 SIZE_PX = 256
 FREE = {"any": 1.0, "alike": 0.0}
 LYING = ("moulded", "stamped", "screws", "pills", "wires", "turning", "text", "inks", "board", "solar")
 
 
-def draw(family: str, out: Path, design: int, frames: int, lie: str | None) -> None:
-    """Write OUT/train/good. Raises SourceError where out is there or can't be written."""
-    if out.exists():
-        raise SourceError(f"{out} exists; give another folder")
-    good = out / "train" / "good"
-    good.mkdir(parents=True)
+def draw(family: str, out: Path, design: int, frames: int, lie: str | None) -> str:
+    """Write OUT/train/good; what to do next. Raises SourceError where out is there or can't be written."""
+    absent(out)
     free = None if lie is None else FREE[lie]
-    for number, image in enumerate(
-        scenes.render(family, torch.tensor([design]), frames, SIZE_PX, free=free)[0]
-    ):
-        path, pixels = good / f"{number:04d}.png", image.permute(1, 2, 0).round().to(torch.uint8).numpy()
-        if not cv2.imwrite(str(path), pixels[:, :, ::-1]):
-            raise SourceError(f"{path} can't be written; is the disk full?")
+    images = scenes.render(family, torch.tensor([design]), frames, SIZE_PX, free=free)[0]
+    for number, image in enumerate(images):
+        write(out / "train" / "good" / f"{number:04d}.png", image.flip(0))
+    return f"{out}: {frames} good frames; next: python -m benchmarks.struck {out} OUT"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,13 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"--lie: {options.family} has no place of its own; leave it out, or take {', '.join(LYING)}"
         )
     torch.set_num_threads(1)
-    try:
-        draw(options.family, options.out, options.design, options.frames, options.lie)
-    except (SourceError, OSError) as error:
-        print(f"scenes: {error}", file=sys.stderr)
-        return 65
-    print(f"{options.out}: {options.frames} good frames; next: python -m benchmarks.struck {options.out} OUT")
-    return 0
+    wanted = options.family, options.out, options.design, options.frames, options.lie
+    return told("scenes", lambda: draw(*wanted))
 
 
 if __name__ == "__main__":

@@ -13,20 +13,19 @@ from __future__ import annotations
 
 import argparse
 import shutil
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks._broad import broaden
+from benchmarks._made import absent, told, write
 from calibrate import texts
 from calibrate.evaluation import GOOD
 from calibrate.pretrain import defects, nuisance
-from inspectord.errors import InspectordError, SourceError
+from inspectord.errors import SourceError
 from inspectord.sources.files import list_images, read_image
 
 SHARE, FAINT = 4, 0.35  # every which frame is for testing; how much of a defect remains in test/faint
@@ -41,8 +40,7 @@ def make(folder: Path, out: Path, seed: int, light: float) -> int:
     paths = list_images(folder / "train" / GOOD)
     if len(paths) < 2 * SHARE:
         raise SourceError(f"{folder}/train/good has {len(paths)} frames, at least {2 * SHARE} are needed")
-    if out.exists():
-        raise SourceError(f"{out} exists; give another folder")
+    absent(out)
     numbers = np.random.default_rng(seed).permutation(len(paths)).tolist()
     # Numbered, for frames of two folders may share a name.
     named = [(f"{number:05d}_{paths[number].stem}", paths[number]) for number in numbers]
@@ -57,7 +55,7 @@ def make(folder: Path, out: Path, seed: int, light: float) -> int:
         good, channels = _read(path)
         if light:
             lit = nuisance.vary(good, lamp, light)
-            _write(out / "test" / GOOD / f"{name}.png", lit[0, :channels])
+            write(out / "test" / GOOD / f"{name}.png", lit[0, :channels])
         source = _fitting(_read(other)[0], good)
         struck, mask = defects.strike(good, source, generator, families)
         broad = broaden(good, source, broadly)
@@ -67,8 +65,8 @@ def make(folder: Path, out: Path, seed: int, light: float) -> int:
                 faint = good + FAINT * (defective - good)
                 for strength, image in ((kind, defective), (FAINT_OF[kind], faint)):
                     lit = nuisance.vary(image, lamp, light)
-                    _write(out / "test" / strength / f"{name}.png", lit[0, :channels])
-                    _write(out / "ground_truth" / strength / f"{name}_mask.png", where[0] * 255)
+                    write(out / "test" / strength / f"{name}.png", lit[0, :channels])
+                    write(out / "ground_truth" / strength / f"{name}_mask.png", where[0] * 255)
     return len(chosen)
 
 
@@ -82,12 +80,6 @@ def _fitting(other: Tensor, good: Tensor) -> Tensor:
     if other.shape == good.shape:
         return other
     return torch.nn.functional.interpolate(other, size=good.shape[2:], mode="bilinear")
-
-
-def _write(path: Path, planes: Tensor) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), planes.permute(1, 2, 0).round().to(torch.uint8).numpy()):
-        raise SourceError(f"{path} can't be written; is the disk full?")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -108,14 +100,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    try:
+
+    def made() -> str:
         count = make(options.folder, options.out, options.seed, options.light)
-    except (InspectordError, OSError) as error:
-        print(f"struck: {error}", file=sys.stderr)
-        return 65
-    print(f"{options.out}: {count} good frames for testing, struck, broadly struck, and both faintly")
-    print(f"next: python -m benchmarks.accuracy {options.out}, which fits on its own train/good")
-    return 0
+        return (
+            f"{options.out}: {count} good frames for testing, struck, broadly struck, and both faintly\n"
+            f"next: python -m benchmarks.accuracy {options.out}, which fits on its own train/good"
+        )
+
+    return told("struck", made)
 
 
 if __name__ == "__main__":

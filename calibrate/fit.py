@@ -89,15 +89,18 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
         return _fitted(plan, progress)
     except NothingGainedError as error:
         progress.note(f"plain padim is fitted, not adapted to the part: {error}")
-        return _fitted(prepare(plain(plan.options), progress, plan.good), progress)
+        options, instead = plain(plan.options), ""
     except TooAlikeError:
         if not plan.unasked:
             raise
-    progress.note(INSTEAD)
-    other = prepare(replace(plan.options, model="padim"), progress, plan.good)
-    for line in estimate(other).lines():
-        progress.note(line)
-    return _fitted(replace(other, instead=INSTEAD), progress)
+        progress.note(INSTEAD)
+        options, instead = replace(plan.options, model="padim"), INSTEAD
+    # Out here, where no traceback holds what the first fit had in memory.
+    other = replace(prepare(options, progress, plan.good), instead=instead)
+    if instead:
+        for line in estimate(other).lines():
+            progress.note(line)
+    return _fitted(other, progress)
 
 
 def _fitted(plan: Plan, progress: Progress) -> Recipe:

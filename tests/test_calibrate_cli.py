@@ -210,11 +210,8 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
 
 
 def test_adapt_stands_for_padim_and_flags_of_patchcore_for_patchcore():
-    assert [usual_model(adapt) for adapt in ("auto", 3.0, "off", None)] == [
-        "padim",
-        "padim",
-        *2 * ["patchcore"],
-    ]
+    assert {usual_model(adapt) for adapt in ("auto", 3.0)} == {"padim"}
+    assert {usual_model(adapt) for adapt in ("off", None)} == {"patchcore"}
     for words in ("--coreset 5%", "--position-weight 1", "--absolute --reweight 9", "--tile 64 --per-tile"):
         asked = ["fit", "a", "--product", "p", *words.split()]
         assert fit_options(cli._parser().parse_args(asked)).model == "patchcore"

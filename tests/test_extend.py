@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from helpers_recipe import rewrite_recipe, write_recipe
 
-from calibrate import publish
+from calibrate import candidates, patchcore, publish
 from calibrate.cli import main
 from calibrate.extend import Wanted, prepare_extension
 from calibrate.fit import estimate, fit
@@ -254,6 +254,17 @@ def test_an_extended_bank_keeps_its_members_takes_in_what_is_new_and_lowers_the_
     # A fit of all frames may thin out the old members; what is kept of them leaves the limit a little higher.
     assert anew < before
     assert grown - anew < 0.25 * (before - anew), (before, grown, anew)
+
+
+def test_an_extended_recipe_says_which_bank_its_own_fit_asked_for(stripes, tmp_path, monkeypatch):
+    """Not what a fit of today would ask for."""
+    few, many, _ = stripes
+    with monkeypatch.context() as then:
+        for module in (candidates, patchcore):
+            then.setattr(module, "CORESET", "10%")
+        fitted(few, tmp_path, activate=False, model="patchcore")
+    recipe, _ = extended(tmp_path, many, recipe="flange/0001", activate=False)
+    assert recipe.spec.model.parameters["coreset"] == "10%, at most 4096, then extended"
 
 
 def test_frames_that_come_back_are_measured_by_what_others_taught_without_them(stripes, held_out, tmp_path):

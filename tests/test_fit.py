@@ -132,16 +132,14 @@ def test_an_own_trainings_weights_take_the_place_of_the_bundled_ones(good, tmp_p
     shipped, own = load_file(WEIGHTS["standard"]), tmp_path / "own.safetensors"
     save_file(shipped | {"joined.spread": 10 * shipped["joined.spread"]}, own)  # epsilon counts for more
     asked = (
-        "--product",
-        "flange",
         "--recipes",
         str(tmp_path / "recipes"),
-        "--threads",
-        "1",
-        "--model",
-        "padim",
+        *["--product", "flange", "--threads", "1", "--model", "padim"],
     )
-    assert main(["fit", str(good), *asked, "--backbone", "bundled", "--weights", str(own)]) == 0
+    assert (
+        main(["fit", str(good), *asked, "--model", "padim", "--backbone", "bundled", "--weights", str(own)])
+        == 0
+    )
     recipe = active_recipe(tmp_path / "recipes", "flange")
     assert (recipe.spec.model.backbone, recipe.spec.model.backbone_hash) == ("standard", file_hash(own))
     plain = run(good, tmp_path, model="padim", threads=1, activate=False)

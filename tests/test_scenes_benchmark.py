@@ -8,7 +8,10 @@ import pytest
 
 pytest.importorskip("torch")
 
+import torch
+
 from benchmarks import scenes
+from calibrate.pretrain.scenes import FAMILIES, HELD_OUT, render
 
 
 def drawn(folder, *more):
@@ -32,6 +35,12 @@ def test_what_has_no_place_can_not_lie_anyhow(tmp_path, capsys):
     with pytest.raises(SystemExit):
         scenes.main(["wood", str(tmp_path / "a"), "--lie", "any"])
     assert "--lie: wood has no place of its own; leave it out" in capsys.readouterr().err
+
+
+def test_the_families_that_lie_are_those_with_a_place():
+    for family in (*FAMILIES, *HELD_OUT):
+        any_, alike = (render(family, torch.tensor([7]), 3, 32, free=free) for free in scenes.FREE.values())
+        assert torch.equal(any_, alike) == (family not in scenes.LYING), family
 
 
 def test_the_same_command_gives_the_same_frames_and_nothing_is_overwritten(tmp_path, capsys):
