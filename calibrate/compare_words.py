@@ -139,15 +139,21 @@ def _alone(left_out: list[str]) -> str:
 def _against_others(chosen: str, near: list[str], ready: dict[str, Measured]) -> str:
     took, best = ready[chosen], max(near, key=lambda kind: _found(ready[kind]))
     if chosen != best:
-        times = ready[best].timed.p50_ms / took.timed.p50_ms
+        faster = ready[best].timed.p50_ms / took.timed.p50_ms
         return (
-            f"{best} {_in_figures(ready[best])}: not surely more, and {chosen} is {times:.1f} times as fast."
+            f"{best} {_in_figures(ready[best])}: not surely more, and {chosen} is {faster:.1f} times as fast."
         )
     beaten = [kind for kind in ready if kind != chosen and _beats(took, ready[kind])]
-    equal = [kind for kind in near if kind != chosen]
-    beaten_by_others = [kind for kind in ready if kind not in (chosen, *beaten, *equal)]
+    times = {kind: ready[kind].timed.p50_ms / took.timed.p50_ms for kind in near if kind != chosen}
+    equal = [kind for kind in times if times[kind] <= AS_FAST]
+    beaten_by_others = [kind for kind in ready if kind not in (chosen, *beaten, *times)]
     parts = [f"surely more than {' and '.join(beaten)}"] if beaten else []
     parts += [f"not surely more than {' and '.join(equal)}, but no slower to speak of"] if equal else []
+    parts += [
+        f"not surely more than {kind}, which takes {times[kind]:.1f} times as long"
+        for kind in times
+        if times[kind] > AS_FAST
+    ]
     parts += [f"not surely more than {kind}, which another kind beats" for kind in beaten_by_others]
     return f"That is {'; '.join(parts)}."
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections import Counter, deque
@@ -96,14 +97,22 @@ def line(event: Event) -> str:
 
 
 def watch(verdicts: str, replay: str, keys: Keys | None, camera: str | None) -> int:
-    """Until Ctrl-C. Raises StateError where no daemon answers."""
+    """Until Ctrl-C, or until whoever reads has seen enough. Raises StateError where no daemon answers."""
     with Client(verdicts, replay, keys=keys, camera=camera) as client:
         if sys.stdout.isatty():
             _live(client)
         else:
-            for event in client:
-                print(line(event), flush=True)
+            _plainly(client)
     return 0
+
+
+def _plainly(client: Client) -> None:
+    for event in client:
+        try:
+            print(line(event), flush=True)
+        except BrokenPipeError:  # as with `| head`; Python would complain again as it ends
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return
 
 
 def _live(client: Client) -> None:

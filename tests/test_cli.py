@@ -131,6 +131,18 @@ def test_watch_prints_plain_lines_where_there_is_no_terminal(box):
     assert all("cam1" in line and any(verdict in line for verdict in Verdict) for line in said)
 
 
+def test_watch_ends_quietly_when_its_reader_does(box):
+    box.start()
+    box.connect().close()
+    command = box.command("watch", "--config", str(box.config_path))
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert "cam1" in watching.stdout.readline()
+        watching.stdout.close()  # what `| head -1` does
+        assert watching.wait(20) == 0
+        assert watching.stderr.read() == ""
+    box.stop()
+
+
 def test_the_live_view_shows_verdicts_and_shouts_silence():
     from helpers_daemon import make_message
     from rich.console import Console

@@ -117,6 +117,13 @@ def test_a_hardly_slower_kind_that_finds_a_little_more_is_not_passed_over(row):
     assert "not surely more than quick, but no slower to speak of" in advice.why
 
 
+def test_what_a_slower_kind_costs_that_finds_no_more_is_said(row):
+    advice = advise(comparison(row("quick", faint=30, ms=10), row("slow", faint=30, ms=21)))
+    assert advice.kind == "quick"
+    assert "not surely more than slow, which takes 2.1 times as long" in advice.why
+    assert "no slower" not in advice.why
+
+
 def test_defective_frames_are_told_and_decide_nothing(row):
     for one, other in ((None, None), (0.99, 0.5), (0.5, 0.99)):
         rows = row("keen", faint=50, given=one), row("dull", faint=10, given=other)
