@@ -17,13 +17,14 @@ from inspectord.sources.image_size import declared_size
 
 Size = tuple[int, int]  # width, height in pixels
 
-SIDE = 256  # of a letterboxed frame, of a tile, and of what --resize gives
-MODERATE, LARGE = 512, 2048  # pixels on the longer side
+SIDE = 256  # of a tile, and the shorter one of what is long and cut into tiles
+BOX = 512  # side of a letterboxed frame: what the bundled networks scale frames to
+LARGE = 2048  # pixels on the longer side
 TILES = ("--tile", str(SIDE), "--overlap", "32")
 RULE = (
-    "Size rule, from train/good alone. One size: up to 512 px on the longer side as it is; above, --resize "
-    "256; from 2048, --resize 512 and tiles of 256 that overlap by 32; more than twice as long as wide and "
-    "over 256 px long, the shorter side at most 256 and such tiles. Several sizes: --letterbox 256x256, or, "
+    "Size rule, from train/good alone. One size: under 2048 px on the longer side as fit scales it; from "
+    "there, --resize 1024 and tiles of 256 that overlap by 32; more than twice as long as wide and over "
+    "256 px long, the shorter side at most 256 and such tiles. Several sizes: --letterbox 512x512, or, "
     "where the median frame is one that gets tiles, a letterbox of the median size and then its rule."
 )
 
@@ -92,7 +93,7 @@ def size_rule(sizes: Mapping[Size, int]) -> tuple[tuple[str, ...], str]:
     options, why = _one_size(width, height)
     several = f"{len(sizes)} sizes around {width}x{height}"
     if "--tile" not in options:
-        return ("--letterbox", f"{SIDE}x{SIDE}"), f"{several}: scaled and padded to {SIDE}x{SIDE}"
+        return ("--letterbox", f"{BOX}x{BOX}"), f"{several}: scaled and padded to {BOX}x{BOX}"
     return ("--letterbox", f"{width}x{height}", *options), f"{several}: scaled and padded to that; {why}"
 
 
@@ -102,10 +103,8 @@ def _one_size(width: int, height: int) -> tuple[tuple[str, ...], str]:
         resize = ("--resize", str(SIDE)) if shorter > SIDE else ()
         return (*resize, *TILES), f"{size} is longer than 2:1: tiles"
     if longer >= LARGE:
-        return ("--resize", str(2 * SIDE), *TILES), f"{size} is large: {2 * SIDE} on the shorter side, tiles"
-    if longer > MODERATE:
-        return ("--resize", str(SIDE)), f"{size}: {SIDE} on the shorter side"
-    return (), f"{size}: as it is"
+        return ("--resize", str(4 * SIDE), *TILES), f"{size} is large: {4 * SIDE} on the shorter side, tiles"
+    return (), f"{size}: as fit scales it"
 
 
 def _defects(folder: Path) -> list[Path]:

@@ -93,7 +93,7 @@ def _untrained(plan: Any) -> ov.Model:
     from calibrate.efficientad.kind import Identity  # needs torch
 
     valid = valid_cells(plan.geometry, plan.region.ignored)
-    joiner = Joiner(plan.geometry, valid, plan.options.smoothing_px / plan.geometry.cell)
+    joiner = Joiner(plan.geometry, valid, plan.smoothing_px / plan.geometry.cell)
     return recipe_model(plan.graph, Identity(), joiner, None)
 
 

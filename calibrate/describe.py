@@ -60,7 +60,7 @@ def recipe_table(
                 **parameters,
                 **({"surroundings": True} if plan.around else {}),
                 "absolute": options.absolute,
-                "smoothing_px": options.smoothing_px,
+                "smoothing_px": plan.smoothing_px,
                 **ensemble.parameters(options),
                 **(plan.loss.parameters() if plan.loss else {}),
                 "good_frames": digest_of(plan.taught),

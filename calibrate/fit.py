@@ -168,5 +168,5 @@ def _embedded(
 
 def _joiner(plan: Plan) -> Joiner:
     valid = valid_cells(plan.geometry, plan.region.ignored)
-    sigma = plan.options.smoothing_px / plan.geometry.cell
+    sigma = plan.smoothing_px / plan.geometry.cell
     return Joiner(plan.geometry, valid, sigma, plan.options.top_tiles)

@@ -219,7 +219,7 @@ def add_of_model(add: Callable[..., object]) -> None:
         dest="smoothing_px",
         type=texts.number(0, float),
         metavar="PIXELS",
-        help="blur of the anomaly map, sigma; default: 4",
+        help="blur of the anomaly map, sigma, in pixels as scaled; default: 4, and at least half a cell",
     )
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from calibrate.backbones import Backbone, open_backbone
+from calibrate.backbones.joined import POOLED
 from calibrate.folds import Indices
 from calibrate.graph import Head, Reduction, Scorer, feature_model
 from calibrate.images import MINIMUM_GOOD_FRAMES
@@ -90,13 +91,16 @@ class Kind(Protocol):
     surroundings: Literal["never", "where asked", "with ours"] = "never"
     fewest: int = MINIMUM_GOOD_FRAMES  # good frames, before folds are asked how many there must be
 
-    def layers(self, backbone: str) -> tuple[str, ...] | None:
-        """Layers where none were asked for; None: the backbone's own."""
-        return None
+    def layers(self, options: FitOptions) -> tuple[str, ...] | None:
+        """Layers where none were asked for; None: the backbone's own.
+
+        Of lite that is joined, for speed; of tiles, which nothing enlarges, pooled takes less time as well.
+        """
+        return (POOLED,) if options.backbone == "lite" and (options.tile or options.grid) else None
 
     def backbone(self, options: FitOptions) -> Backbone:
         """What gives the features. Raises FitError where it can't."""
-        layers = options.layers or self.layers(options.backbone)
+        layers = options.layers or self.layers(options)
         return open_backbone(options.backbone, options.weights, layers)
 
     def folds(self, how: str, frames: int) -> str:

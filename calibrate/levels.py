@@ -35,7 +35,9 @@ STRAY = 0.01  # of the good frames may be strange all over, at either end, witho
 FOLDS = 50  # one by one, 5,000 frames would take minutes and tell the same: so many are put together
 SAMPLED = 512  # cells at most that give a frame's median: a longer sort would cost more than it tells
 FEWEST = 32  # cells at least; of fewer a median is noise, and frames keep their own level
-WIDE_PX = 12.0  # Gaussian sigma of the wide map in scaled pixels; 8 to 24 tell as much (docs/research-log.md)
+# Gaussian sigma of the wide map, the larger of these: in scaled pixels, in cells. Of cells of 8 pixels 1 to 3
+# tell as much (docs/research-log.md).
+WIDE_PX, WIDE_CELLS = 12.0, 1.5
 BALANCED_AT = 0.001  # rate of false rejects at which good frames alone would give both maps the same limit
 
 
@@ -118,7 +120,7 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     quiet = max(QUIET * float(mean[joiner.valid].mean()), 1e-12)
     sampled = sample(joiner.valid & (mean >= quiet))
     seen = np.array([joined.ravel()[sampled] for joined in maps(learned.away, joiner, frames)], np.float32)
-    blur = Blur(joiner.valid, WIDE_PX / joiner.geometry.cell)
+    blur = Blur(joiner.valid, max(WIDE_PX / joiner.geometry.cell, WIDE_CELLS))
     sharp, wide = np.empty((2, len(frames), joiner.geometry.tiles))
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold

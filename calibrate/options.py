@@ -52,7 +52,7 @@ class FitOptions:
     train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
     surroundings: bool | None = None  # features less what is foretold; None: see plan
     absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels
-    smoothing_px: float = 4.0  # Gaussian sigma on the map, in scaled pixels (the paper's)
+    smoothing_px: float | None = None  # Gaussian sigma on the map, in scaled pixels; None: see plan.Plan
     max_false_reject_rate: float = 0.001
     folds: str = "loo"  # "loo", "run", or a number
     device: str = "CPU"

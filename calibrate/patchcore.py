@@ -59,9 +59,11 @@ class PatchCore(Kind):
     surroundings = "with ours"
     precisions: tuple[str, ...] = ("f32",)
 
-    def layers(self, backbone: str) -> tuple[str, ...] | None:
-        """The paper's second and third stage of a ResNet."""
-        return ("layer2", "layer3") if backbone in NAMES and "resnet" in backbone else None
+    def layers(self, options: FitOptions) -> tuple[str, ...] | None:
+        """Of a ResNet the paper's second and third stage."""
+        if options.backbone in NAMES and "resnet" in options.backbone:
+            return "layer2", "layer3"
+        return super().layers(options)
 
     def folds(self, how: str, frames: int) -> str:
         """Each frame alone where that is no more work than FOLDS groups."""

@@ -13,7 +13,7 @@ import openvino as ov
 
 from calibrate import adapt, surroundings, tiles
 from calibrate.augment import augmented, marked
-from calibrate.backbones import BUNDLED, Backbone
+from calibrate.backbones import BUNDLED, Backbone, frame_side
 from calibrate.ensemble import check, check_workers
 from calibrate.folds import Folds, Indices, choose_folds, evenly
 from calibrate.graph import Reduction, strides
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from calibrate.eight_bits import Loss
 
 GOLDEN_FRAMES = 5
+SMOOTHING_PX = 4.0
 KEEP_MB = 200  # kept without being asked: PaDiM's default takes 42, ResNet-18's map of 64 x 64 takes 170
 
 
@@ -69,6 +70,12 @@ class Plan:
     @property
     def positions(self) -> int:
         return self.geometry.positions
+
+    @property
+    def smoothing_px(self) -> float:
+        """Gaussian sigma on the map, in scaled pixels; unless asked for PaDiM's, and half a cell at least."""
+        asked = self.options.smoothing_px
+        return max(SMOOTHING_PX, self.geometry.cell / 2) if asked is None else asked
 
     @property
     def learns_around(self) -> Indices:
@@ -206,6 +213,7 @@ def _planned(
         tile=options.tile,
         overlap=options.overlap,
         grid=options.grid,
+        side=frame_side(backbone),
     )
     check(options, kind, geometry)
     reduction = kind.reduction(channels, geometry.positions, options)

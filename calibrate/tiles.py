@@ -14,7 +14,8 @@ from inspectord.errors import FitError
 Doubles: TypeAlias = npt.NDArray[np.float64]
 
 MOST_TILES = 1024
-WHOLE_FRAME_AREA = 256 * 256  # an untiled frame is scaled down to about this many pixels
+SIDE_PX = 256  # an untiled frame is scaled down to about the area of such a square
+ENLARGED = 2.0  # times, at most
 
 
 @dataclass(frozen=True)
@@ -68,11 +69,14 @@ def plan(
     tile: int | None = None,
     overlap: int = 0,
     grid: tuple[int, int] | None = None,
+    side: int = SIDE_PX,
 ) -> Geometry:
-    """Choose scale and tiles for a region; aspect is always kept, nothing is scaled up.
+    """Choose scale and tiles for a region; aspect is always kept.
 
     resize is the shorter side in pixels; tile a square tile's side and grid (rows, columns), both in
-    scaled pixels with at least `overlap` shared; tile sides become multiples of `multiple`.
+    scaled pixels with at least `overlap` shared; tile sides become multiples of `multiple`. Without these
+    three the region is scaled to about the area of a square of this side. Nothing is scaled up but to
+    reach a side beyond SIDE_PX, and then not beyond ENLARGED.
     Raises FitError where the wishes exclude each other.
     """
     if tile and grid:
@@ -80,7 +84,7 @@ def plan(
     if tile and overlap >= tile:
         raise FitError(f"--overlap {overlap} must be smaller than --tile {tile}")
     _, _, width, height = roi
-    scale = _scale(width, height, resize, tiled=bool(tile or grid))
+    scale = _scale(width, height, resize, tiled=bool(tile or grid), side=side)
     scaled_h, scaled_w = max(1, round(height * scale)), max(1, round(width * scale))
     if tile and tile > max(scaled_h, scaled_w):
         raise FitError(
@@ -99,12 +103,12 @@ def plan(
     return geometry
 
 
-def _scale(width: int, height: int, resize: int | None, tiled: bool) -> float:
+def _scale(width: int, height: int, resize: int | None, tiled: bool, side: int) -> float:
     if resize:
         return min(1.0, resize / min(width, height))
     if tiled:
         return 1.0
-    return min(1.0, math.sqrt(WHOLE_FRAME_AREA / (width * height)))
+    return min(ENLARGED if side > SIDE_PX else 1.0, side / math.sqrt(width * height))
 
 
 def _axis(length: int, cell: int, multiple: int, tile: int | None, overlap: int, count: int | None) -> Axis:

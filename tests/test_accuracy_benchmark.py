@@ -113,9 +113,9 @@ def test_masks_of_both_namings_count(measured):
 
 def test_images_of_mixed_sizes_need_no_option_and_it_is_said_what_was_done(measured):
     done, out = measured
-    assert cell_of(out)["options"] == ["--letterbox", "256x256"]
+    assert cell_of(out)["options"] == ["--letterbox", "512x512"]
     assert cell_of(out)["recipe"]["frame"]["letterbox"]
-    assert "12 sizes around 66x66: scaled and padded to 256x256 (--letterbox 256x256)" in done.stdout
+    assert "12 sizes around 66x66: scaled and padded to 512x512 (--letterbox 512x512)" in done.stdout
 
 
 def test_a_configuration_that_fails_is_a_row_with_its_reason_and_the_others_go_on(measured):
@@ -260,14 +260,13 @@ def test_a_file_of_something_else_is_not_written_over(data, tmp_path, capsys):
     [
         ({(300, 300): 9}, ""),
         ({(512, 400): 9}, ""),
-        ({(1024, 1024): 9}, "--resize 256"),
-        ({(1600, 1200): 9}, "--resize 256"),
+        ({(1600, 1200): 9}, ""),
         ({(4096, 256): 9}, "--tile 256 --overlap 32"),
         ({(300, 2000): 9}, "--resize 256 --tile 256 --overlap 32"),
         ({(240, 60): 9}, ""),
-        ({(2448, 2048): 9}, "--resize 512 --tile 256 --overlap 32"),
-        ({(300, 200): 5, (103, 360): 4, (180, 340): 3}, "--letterbox 256x256"),
-        ({(1100, 900): 5, (1000, 950): 5}, "--letterbox 256x256"),
+        ({(2448, 2048): 9}, "--resize 1024 --tile 256 --overlap 32"),
+        ({(300, 200): 5, (103, 360): 4, (180, 340): 3}, "--letterbox 512x512"),
+        ({(1100, 900): 5, (1000, 950): 5}, "--letterbox 512x512"),
         ({(4000, 256): 5, (4096, 260): 6}, "--letterbox 4096x260 --resize 256 --tile 256 --overlap 32"),
         ({}, ""),
     ],

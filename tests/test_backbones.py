@@ -154,7 +154,7 @@ def test_an_unknown_backbone_lists_the_known_ones(name):
 
 
 def test_the_bundled_network_sees_a_scratch_more_than_another_exposure():
-    backbone = open_backbone("bundled", None, None)
+    backbone = open_backbone("bundled", None, ("joined",))
     plain = np.random.default_rng(0).normal(100, 4, (1, 1, 64, 64)).astype(np.float32)
     scratched = plain.copy()
     scratched[:, :, 30:32, 8:56] += 40

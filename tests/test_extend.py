@@ -270,7 +270,7 @@ def test_an_extended_recipe_says_which_bank_its_own_fit_asked_for(stripes, tmp_p
 def test_frames_that_come_back_are_measured_by_what_others_taught_without_them(stripes, held_out, tmp_path):
     few, many, _ = stripes
     there = shutil.copytree(few, tmp_path / "few")
-    fitted(there, tmp_path, activate=False, model="patchcore", absolute=True)
+    fitted(there, tmp_path, activate=False, model="patchcore", absolute=True, layers=("joined",))
     there.rename(tmp_path / "gone")
     extended(tmp_path, many, recipe="flange/0001", activate=False)
     shutil.copytree(tmp_path / "gone", there)

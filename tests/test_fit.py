@@ -89,12 +89,31 @@ def test_another_seed_or_frame_changes_the_hash(good, tmp_path):
         {"augment": 2, "folds": "4"},
         {"roi": (8, 8, 64, 56), "ignore_polygons": (((10, 10), (30, 10), (30, 30)),)},
         {"model": "padim", "precision": "bf16"},
-        {"resize": 48},
+        {"resize": 48, "layers": ("joined",)},
     ],
 )
 def test_every_option_ends_in_a_recipe_that_passed_its_gate(good, tmp_path, changes):
     recipe = run(good, tmp_path, **changes)
     assert check_golden(Inspector(recipe, threads=2)) <= recipe.spec.golden.tolerance
+
+
+@pytest.mark.parametrize(
+    ("changes", "cells", "scale", "blur_px"),
+    [
+        ({}, 16, 2, 8),
+        ({"smoothing_px": 3.0}, 16, 2, 3),
+        ({"backbone": "steady"}, 16, 2, 8),
+        ({"tile": 64}, 16, 1, 8),
+        ({"layers": ("joined",)}, 8, 1, 4),
+        ({"backbone": "lite"}, 8, 1, 4),
+        ({"backbone": "lite", "layers": ("pooled",)}, 16, 2, 8),
+        ({"backbone": "lite", "grid": (1, 2)}, 16, 1, 8),
+    ],
+)
+def test_means_of_cells_are_taken_of_an_enlarged_frame(good, tmp_path, changes, cells, scale, blur_px):
+    plan = prepare(options(good, tmp_path, **changes), Silent())
+    assert (plan.geometry.cell, plan.geometry.scale) == (cells, scale)
+    assert plan.smoothing_px == blur_px
 
 
 def test_folds_by_run_hold_a_whole_run_out(good, tmp_path):

@@ -83,9 +83,10 @@ def learn(tmp_path):
     """Learned and joiner for maps (frames, rows, columns); the joiner neither blurs nor blends."""
     spools = []
 
-    def make(maps, checked=None, valid=None):
+    def make(maps, checked=None, valid=None, cell=8):
         rows, columns = maps.shape[1:]
-        geometry = geometry_of((0, 0, 8 * columns, 8 * rows), 8, 8, resize=8 * min(rows, columns))
+        roi = (0, 0, cell * columns, cell * rows)
+        geometry = geometry_of(roi, cell, cell, resize=cell * min(rows, columns))
         joiner = Joiner(geometry, np.ones((rows, columns), bool) if valid is None else valid, 0.0)
         for frames in (maps, maps[:2] if checked is None else checked):
             spools.append(Spool(tmp_path, len(frames), rows * columns, 1, rows * columns // 11))
@@ -275,6 +276,14 @@ def test_places_that_differ_by_chance_alone_count_alike(learn):
     levels, _ = scores(*learn(noise * place), np.arange(12))
     lower, upper = levels.usual[:12].mean(), levels.usual[12:].mean()
     assert upper - lower > 0.8 * 4 * (place[12:].mean() - place[:12].mean())
+
+
+@pytest.mark.parametrize(("cell", "cells"), [(4, 3.0), (8, 1.5), (16, 1.5), (32, 1.5)])
+def test_the_wide_map_is_blurred_by_pixels_and_by_at_least_so_many_cells(learn, cell, cells):
+    levels, _ = scores(*learn(good_maps(), cell=cell), np.arange(24))
+    wanted = Blur(np.ones(CELLS, bool), cells)
+    np.testing.assert_allclose(levels.wide.blur.rows, wanted.rows)
+    np.testing.assert_allclose(levels.wide.blur.columns, wanted.columns)
 
 
 # --- held-out scores ---

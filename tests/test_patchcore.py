@@ -398,12 +398,14 @@ def test_few_frames_are_held_out_one_by_one_and_many_in_groups():
     assert kind.folds("run", 300) == "run"
 
 
-def test_a_resnet_gives_its_second_and_third_stage_unless_asked_otherwise():
-    kind = open_kind("patchcore")
-    assert kind.layers("wide_resnet50_2") == ("layer2", "layer3")
-    assert kind.layers("bundled") is None
-    assert kind.layers("resnet18.onnx") is None
-    assert open_kind("padim").layers("resnet18") is None
+def test_a_resnet_gives_its_second_and_third_stage_unless_asked_otherwise(tmp_path):
+    def layers(kind, backbone):
+        return open_kind(kind).layers(FitOptions("flange", tmp_path, (), backbone=backbone))
+
+    assert layers("patchcore", "wide_resnet50_2") == ("layer2", "layer3")
+    assert layers("patchcore", "bundled") is None
+    assert layers("patchcore", "resnet18.onnx") is None
+    assert layers("padim", "resnet18") is None
 
 
 def test_an_unknown_kind_names_those_there_are():

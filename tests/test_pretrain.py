@@ -292,7 +292,7 @@ def test_the_standard_network_keeps_torchvisions_names_and_the_spread(
         rtol=1e-3,
         atol=1e-7,
     )
-    assert standard.open_standard(None, path).layers == ("joined",)
+    assert standard.open_standard(None, path).layers == ("pooled",)
 
 
 # --- the command ---

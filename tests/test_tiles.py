@@ -44,6 +44,25 @@ def test_aspect_is_kept_to_a_pixel_and_nothing_is_enlarged(wish):
     assert abs(geometry.rows.length - 410 * geometry.scale) <= 0.5
 
 
+@pytest.mark.parametrize(
+    ("size", "wish", "scale"),
+    [
+        ((512, 512), {}, 1),
+        ((1024, 1024), {}, 0.5),
+        ((2048, 512), {}, 0.5),
+        ((300, 300), {}, 512 / 300),
+        ((128, 512), {}, 2),
+        ((64, 64), {}, 2),  # what no pixel shows is not looked for
+        ((256, 256), {"tile": 128}, 1),
+        ((256, 256), {"grid": (2, 2)}, 1),
+        ((300, 300), {"resize": 512}, 1),
+        ((300, 300), {"resize": 100}, 1 / 3),
+    ],
+)
+def test_a_whole_region_is_enlarged_at_most_twice_for_networks_that_want_it(size, wish, scale):
+    assert plan((0, 0, *size), 16, 16, side=512, **wish).scale == pytest.approx(scale)
+
+
 @pytest.mark.parametrize("overlap", [1, 30, 32, 124])
 @pytest.mark.parametrize("side", [400, 1000, 1021])
 def test_tiles_share_at_least_the_overlap_asked_for(side, overlap):

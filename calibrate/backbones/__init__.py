@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
+from calibrate.backbones.joined import POOLED
+from calibrate.tiles import SIDE_PX
 from inspectord.errors import FitError
 
 Chosen = Sequence[npt.NDArray[np.int64] | None]
@@ -35,6 +37,11 @@ class Backbone(Protocol):
 BUNDLED = ("lite", "standard", "steady")
 DEFAULT = "standard"  # what bundled means
 NAMES = ("bundled", *BUNDLED, "mobilenet_v2", "resnet18", "resnet34", "resnet50", "wide_resnet50_2")
+
+
+def frame_side(backbone: Backbone) -> int:
+    """Side in pixels of the square to whose area an untiled frame is scaled for it: see tiles.plan."""
+    return 2 * SIDE_PX if backbone.name in BUNDLED and POOLED in backbone.layers else SIDE_PX
 
 
 def layers_of(name: str, known: Sequence[str], asked: tuple[str, ...]) -> tuple[str, ...]:

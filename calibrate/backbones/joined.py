@@ -1,4 +1,4 @@
-"""The bundled networks' own layer: two stages side by side, at the coarser one's stride."""
+"""The bundled networks' own layers: two stages side by side, and means of these."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from openvino import opset15 as op
 
 from calibrate.backbones.weights import kept
 from inspectord.inspect import Floats
+
+POOLED = "pooled"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ def joined(stages: Sequence[Map], spread: Floats, channels: npt.NDArray[np.int64
     spread (channels of both,); channels (None: all) are kept, the finer stage's first.
     """
     fine, coarse = stages
-    halved = op.avg_pool(fine.values, [2, 2], [0, 0], [0, 0], [2, 2], False).output(0)
+    halved = pooled(fine.values)
     first = halved.get_shape()[1]
     index = np.arange(len(spread)) if channels is None else channels
     mine = index[index < first], index[index >= first] - first
@@ -47,3 +49,8 @@ def joined(stages: Sequence[Map], spread: Floats, channels: npt.NDArray[np.int64
         if len(wanted)
     ]
     return op.concat(parts, 1).output(0)
+
+
+def pooled(maps: ov.Output) -> ov.Output:
+    """The means of 2 x 2 cells each."""
+    return op.avg_pool(maps, [2, 2], [0, 0], [0, 0], [2, 2], False).output(0)

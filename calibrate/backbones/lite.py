@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Chosen, layers_of
-from calibrate.backbones.joined import Map, joined
+from calibrate.backbones.joined import POOLED, Map, joined, pooled
 from calibrate.backbones.weights import State, convolve, folded, kept, own_or_bundled
 from inspectord.inspect import Floats
 
@@ -34,7 +34,7 @@ UNITS = {
     "stage2.block.1": (96, 96, 1),
 }
 JOINED = (48, 96)  # channels of stage1 and stage2
-LAYERS = {"stage1": 4, "joined": 7, "stage2": 7}  # how many units each needs; strides are 4, 8 and 8
+LAYERS = {"stage1": 4, "joined": 7, "stage2": 7, POOLED: 7}  # units that each needs; strides: 4, 8, 8, 16
 
 
 class Lite:
@@ -54,11 +54,12 @@ class Lite:
         stages = maps[3::3]  # the finer one first
         found = []
         for layer, channels in zip(self.layers, chosen, strict=True):
-            if layer == "joined":
-                found.append(joined(stages, self._state["joined.spread"], channels))
-            else:
+            if layer in ("stage1", "stage2"):
                 stage = stages[LAYERS[layer] // 3 - 1]
                 found.append(kept(stage.values, channels, stage.scale))
+            else:
+                both = joined(stages, self._state["joined.spread"], channels)
+                found.append(pooled(both) if layer == POOLED else both)
         return found
 
     def activations(self, images: ov.Output, units: int = len(UNITS)) -> list[Map]:

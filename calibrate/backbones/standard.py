@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 
 from calibrate.backbones import Chosen, layers_of
-from calibrate.backbones.joined import Map, joined
+from calibrate.backbones.joined import POOLED, Map, joined, pooled
 from calibrate.backbones.resnet import ResNet
 from calibrate.backbones.resnet import state_shapes as resnet_shapes
 from calibrate.backbones.weights import State, kept, own_or_bundled
@@ -21,30 +21,33 @@ from calibrate.backbones.weights import State, kept, own_or_bundled
 WEIGHTS = {name: files("calibrate.backbones") / f"{name}_v1.safetensors" for name in ("standard", "steady")}
 JOINED = (32, 64)  # channels of layer1 and layer2
 STAGES = ("layer1", "layer2")
-LAYERS = ("layer1", "joined", "layer2")  # strides are 4, 8 and 8
+LAYERS = ("layer1", "joined", "layer2", POOLED)  # strides are 4, 8, 8 and 16
 
 
 class Standard:
-    """Layers layer1, layer2 and, by default, joined: both at stride 8, every channel with a variance near 1.
+    """Layers layer1, layer2, joined (both at stride 8, every channel with a variance near 1) and, by default,
+    pooled: the means of 2 x 2 cells of joined.
 
     Sides of images must be multiples of the layers' strides, as tiles' always are.
     """
 
     def __init__(self, name: str, state: State, digest: str, layers: tuple[str, ...] | None) -> None:
         self.name, self.digest = name, digest
-        self.layers = layers_of(name, LAYERS, layers or ("joined",))
+        self.layers = layers_of(name, LAYERS, layers or (POOLED,))
         self._stages = ResNet("standard", state, digest, STAGES)
         self._spread = np.asarray(state["joined.spread"], np.float32)
 
     def features(self, images: ov.Output, chosen: Chosen) -> list[ov.Output]:
         maps = self._stages.features(images, [None, None])
         stages = dict(zip(STAGES, maps, strict=True))
-        return [
-            joined([Map(found) for found in maps], self._spread, channels)
-            if layer == "joined"
-            else kept(stages[layer], channels)
-            for layer, channels in zip(self.layers, chosen, strict=True)
-        ]
+        found = []
+        for layer, channels in zip(self.layers, chosen, strict=True):
+            if layer in stages:
+                found.append(kept(stages[layer], channels))
+            else:
+                both = joined([Map(stage) for stage in maps], self._spread, channels)
+                found.append(pooled(both) if layer == POOLED else both)
+        return found
 
 
 def open_standard(
