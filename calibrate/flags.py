@@ -83,7 +83,13 @@ def add_region(parser: argparse.ArgumentParser) -> None:
         help="nothing inside counts; may be repeated",
     )
     add("--letterbox", type=texts.pair, metavar="WxH", help="scale and pad images of mixed sizes to this one")
-    add("--resize", type=texts.number(16), metavar="N", help="scale to N pixels on the shorter side")
+    add(
+        "--resize",
+        type=texts.number(16),
+        metavar="N",
+        help="scale down to N pixels on the shorter side; default: untiled frames to the area of 512x512, "
+        "smaller ones up; with lite and other networks down to 256x256",
+    )
     add("--tile", type=texts.number(16), metavar="SIZE", help="cut into square tiles, for small defects")
     add(
         "--overlap",
@@ -171,7 +177,13 @@ def add_of_model(add: Callable[..., object]) -> None:
         "pretrain's; the teacher's for efficientad-m, as in teacher_medium.pth, and for efficientad-s "
         "instead of its own",
     )
-    add("--layers", type=texts.names, metavar="A,B", help="layers of the backbone to take features from")
+    add(
+        "--layers",
+        type=texts.names,
+        metavar="A,B",
+        help="layers of the backbone to take features from; default: of standard and steady pooled, of lite "
+        "joined, which looks at frames of 256x256 in less time, but pooled in tiles",
+    )
     add(
         "--dimensions",
         type=texts.number(1),

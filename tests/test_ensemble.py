@@ -72,6 +72,7 @@ def wanted(folder, tmp_path, **changes):
         recipes_dir=tmp_path / "recipes",
         folders=(folder,),
         model="padim",
+        layers=("joined",),  # so small a tile has few cells of 8 pixels, and none of 16 to spare
         grid=(1, 2),
         dimensions=12,
         threads=1,
