@@ -18,14 +18,15 @@ from inspectord.sources.image_size import declared_size
 Size = tuple[int, int]  # width, height in pixels
 
 SIDE = 256  # of a tile, and the shorter one of what is long and cut into tiles
-BOX = 512  # side of a letterboxed frame: what the bundled networks scale frames to
+BOX = 512  # side of a letterboxed frame at most: what the bundled networks scale frames to
 LARGE = 2048  # pixels on the longer side
 TILES = ("--tile", str(SIDE), "--overlap", "32")
 RULE = (
     "Size rule, from train/good alone. One size: under 2048 px on the longer side as fit scales it; from "
     "there, --resize 1024 and tiles of 256 that overlap by 32; more than twice as long as wide and over "
-    "256 px long, the shorter side at most 256 and such tiles. Several sizes: --letterbox 512x512, or, "
-    "where the median frame is one that gets tiles, a letterbox of the median size and then its rule."
+    "256 px long, the shorter side at most 256 and such tiles. Several sizes: --letterbox 512x512, of small "
+    "frames twice the longer side of the median, or, where the median frame is one that gets tiles, a "
+    "letterbox of the median size and then its rule."
 )
 
 
@@ -93,7 +94,8 @@ def size_rule(sizes: Mapping[Size, int]) -> tuple[tuple[str, ...], str]:
     options, why = _one_size(width, height)
     several = f"{len(sizes)} sizes around {width}x{height}"
     if "--tile" not in options:
-        return ("--letterbox", f"{BOX}x{BOX}"), f"{several}: scaled and padded to {BOX}x{BOX}"
+        box = min(BOX, 2 * max(width, height))
+        return ("--letterbox", f"{box}x{box}"), f"{several}: scaled and padded to {box}x{box}"
     return ("--letterbox", f"{width}x{height}", *options), f"{several}: scaled and padded to that; {why}"
 
 

@@ -20,16 +20,16 @@ from benchmarks._made import absent, told, write
 from calibrate import texts
 from calibrate.pretrain import scenes
 
-SIZE_PX = 256
+SIZE_PX = 256  # unless asked for
 FREE = {"any": 1.0, "alike": 0.0}
 LYING = ("moulded", "stamped", "screws", "pills", "wires", "turning", "text", "inks", "board", "solar")
 
 
-def draw(family: str, out: Path, design: int, frames: int, lie: str | None) -> str:
+def draw(family: str, out: Path, design: int, frames: int, lie: str | None, size: int) -> str:
     """Write OUT/train/good; what to do next. Raises SourceError where out is there or can't be written."""
     absent(out)
     free = None if lie is None else FREE[lie]
-    images = scenes.render(family, torch.tensor([design]), frames, SIZE_PX, free=free)[0]
+    images = scenes.render(family, torch.tensor([design]), frames, size, free=free)[0]
     for number, image in enumerate(images):
         write(out / "train" / "good" / f"{number:04d}.png", image.flip(0))
     return f"{out}: {frames} good frames; next: python -m benchmarks.struck {out} OUT"
@@ -45,13 +45,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--design", type=texts.count, default=7, metavar="N", help="which; default: 7")
     parser.add_argument("--frames", type=texts.number(1), default=240, metavar="N", help="default: 240")
     parser.add_argument("--lie", choices=tuple(FREE), help="how the parts lie; default: as the design says")
+    parser.add_argument("--size", type=texts.number(64), default=SIZE_PX, metavar="PX", help="default: 256")
     options = parser.parse_args(arguments)
     if options.lie is not None and options.family not in LYING:
         parser.error(
             f"--lie: {options.family} has no place of its own; leave it out, or take {', '.join(LYING)}"
         )
     torch.set_num_threads(1)
-    wanted = options.family, options.out, options.design, options.frames, options.lie
+    wanted = options.family, options.out, options.design, options.frames, options.lie, options.size
     return told("scenes", lambda: draw(*wanted))
 
 

@@ -25,12 +25,14 @@ from safetensors.numpy import save_file
 from benchmarks._common import finish, measured, new_report, scratch, table
 from benchmarks._layers import layers, print_layers
 from calibrate.backbones import BUNDLED, Backbone, open_backbone
+from calibrate.backbones.joined import POOLED
 from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import random_state
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.heads import WhiteningWriter
-from calibrate.levels import WIDE_PX, Levels, Wide, sample
+from calibrate.levels import WIDE_CELLS, WIDE_PX, Levels, Wide, sample
 from calibrate.padim import DIMENSIONS, reduce_dimensions
+from calibrate.plan import SMOOTHING_PX
 from calibrate.tiles import Blur, Geometry, Joiner, plan
 from calibrate.winograd import quickened
 from inspectord.recipe import FrameSpec
@@ -38,13 +40,12 @@ from inspectord.recipe import FrameSpec
 TILE = 256
 GOAL = 1.10
 SEED = 20263
-SMOOTHING_PX = 4.0
 STAGES = 3  # of the network; the fourth is never used
 
 
 def backbone_of(name: str, folder: Path) -> Backbone:
     if name in ("bundled", *BUNDLED):
-        return open_backbone(name, None, None)
+        return open_backbone(name, None, (POOLED,))
     weights = folder / f"{name}.safetensors"
     save_file(random_state(state_shapes(name, STAGES), SEED), weights)
     return open_backbone(name, weights, None)
@@ -60,8 +61,8 @@ def ensemble(
     reduction = reduce_dimensions(channels, dimensions, "random", SEED)
     features = quickened(feature_model(frame, geometry, backbone, reduction, None, one_by_one=True))
     valid = valid_cells(geometry, None)
-    joiner = Joiner(geometry, valid, SMOOTHING_PX / geometry.cell)
-    wide = Wide(Blur(valid, WIDE_PX / geometry.cell), 1.0)
+    joiner = Joiner(geometry, valid, max(SMOOTHING_PX / geometry.cell, 0.5))
+    wide = Wide(Blur(valid, max(WIDE_PX / geometry.cell, WIDE_CELLS)), 1.0)
     levels = Levels(np.ones(geometry.map_shape), sample(valid), 0.8, 1.2, wide)
     head = statistics(geometry, reduction.dimensions, folder)
     return recipe_model(features, head, joiner, levels), geometry, reduction

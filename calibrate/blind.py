@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 Scores: TypeAlias = npt.NDArray[np.float64]
 
-# Every second tile down and across is painted in the same copy: four copies for any grid. (Of tiles of 64
-# pixels that overlap by half, a square still shows in the wide map of the next painted one: levels.WIDE_PX.)
-APART = 2
+# Every second tile down and across is painted in the same copy, four copies for any grid; but every third
+# where such tiles touch, for a square shows in the wide map of the next painted one: levels.Wide.
+APART, APART_TOUCHING = 2, 3
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,10 @@ class Squares:
         plan, columns = self.plan, len(self.plan.geometry.columns.offsets)
         wanted = [number for number in self.boxes if tiles is None or number in tiles]
         found: list[Square] = []
-        for first in np.ndindex(APART, APART):
+        apart = APART_TOUCHING if self._touch() else APART
+        for first in np.ndindex(apart, apart):
             alike = [
-                number for number in wanted if tuple(at % APART for at in divmod(number, columns)) == first
+                number for number in wanted if tuple(at % apart for at in divmod(number, columns)) == first
             ]
             for frame in frames if alike else ():
                 pixels = plan.good.read(int(plan.golden[frame]))
@@ -88,6 +89,14 @@ class Squares:
                 path = write_frame(folder / f"square_{len(found)}.png", pixels)
                 found.append(Square(frame, tuple(alike), path))
         return found
+
+    def _touch(self) -> bool:
+        """Whether tiles that lie APART share a pixel or an edge."""
+        return any(
+            later - first <= axis.tile
+            for axis in (self.plan.geometry.rows, self.plan.geometry.columns)
+            for first, later in zip(axis.offsets, axis.offsets[APART:], strict=False)
+        )
 
     def note(self) -> list[str]:
         """A line for the operator where a tile could not be asked."""

@@ -87,8 +87,9 @@ def add_region(parser: argparse.ArgumentParser) -> None:
         "--resize",
         type=texts.number(16),
         metavar="N",
-        help="scale down to N pixels on the shorter side; default: untiled frames to the area of 512x512, "
-        "smaller ones up; with lite and other networks down to 256x256",
+        help="scale down to N pixels on the shorter side, of which 16 make a map cell (with --layers joined "
+        "8); default: untiled frames to the area of 512x512, smaller ones up; with --layers joined, lite and "
+        "networks that you bring down to 256x256",
     )
     add("--tile", type=texts.number(16), metavar="SIZE", help="cut into square tiles, for small defects")
     add(
@@ -145,7 +146,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         choices=MODELS,
         help="patchcore: what is normal anywhere, whether parts lie alike or at any angle; padim: what is "
-        "normal at each place, in about half the time, for parts that lie alike; padim-seg: padim, and "
+        "normal at each place, in less time, for parts that lie alike; padim-seg: padim, and "
         "networks that were shown made-up defects on the good frames (needs torch); efficientad-s, -m, "
         "-lite: a network trained on the good frames (needs torch), lite for CPUs; default: patchcore",
     )
@@ -181,15 +182,15 @@ def add_of_model(add: Callable[..., object]) -> None:
         "--layers",
         type=texts.names,
         metavar="A,B",
-        help="layers of the backbone to take features from; default: of standard and steady pooled, of lite "
-        "joined, which looks at frames of 256x256 in less time, but pooled in tiles",
+        help="layers of the backbone to take features from; default: of standard and steady pooled; of lite "
+        "joined, which looks at frames of 256x256 in less time, but pooled in tiles; of others the papers'",
     )
     add(
         "--dimensions",
         type=texts.number(1),
         metavar="N",
-        help="features kept; default: padim 100 or all where there are fewer, of many tiles less (of 64 of "
-        "256 pixels 48); patchcore all",
+        help="features kept; default: padim 100 or all where there are fewer, of many tiles less (of 100 "
+        "of 256 pixels 88); patchcore all",
     )
     add("--reduction", choices=("random", "semi-orthogonal"), help="how they are chosen; default: random")
     add("--seed", type=texts.count, metavar="N", help="of every random choice; default: 0")

@@ -15,7 +15,6 @@ Doubles: TypeAlias = npt.NDArray[np.float64]
 
 MOST_TILES = 1024
 SIDE_PX = 256  # an untiled frame is scaled down to about the area of such a square
-ENLARGED = 2.0  # times, at most
 
 
 @dataclass(frozen=True)
@@ -75,8 +74,7 @@ def plan(
 
     resize is the shorter side in pixels; tile a square tile's side and grid (rows, columns), both in
     scaled pixels with at least `overlap` shared; tile sides become multiples of `multiple`. Without these
-    three the region is scaled to about the area of a square of this side. Nothing is scaled up but to
-    reach a side beyond SIDE_PX, and then not beyond ENLARGED.
+    three the region is scaled to about the area of a square of this side, up by no more than side / SIDE_PX.
     Raises FitError where the wishes exclude each other.
     """
     if tile and grid:
@@ -108,7 +106,7 @@ def _scale(width: int, height: int, resize: int | None, tiled: bool, side: int) 
         return min(1.0, resize / min(width, height))
     if tiled:
         return 1.0
-    return min(ENLARGED if side > SIDE_PX else 1.0, side / math.sqrt(width * height))
+    return min(side / SIDE_PX, side / math.sqrt(width * height))
 
 
 def _axis(length: int, cell: int, multiple: int, tile: int | None, overlap: int, count: int | None) -> Axis:

@@ -113,9 +113,9 @@ def test_masks_of_both_namings_count(measured):
 
 def test_images_of_mixed_sizes_need_no_option_and_it_is_said_what_was_done(measured):
     done, out = measured
-    assert cell_of(out)["options"] == ["--letterbox", "512x512"]
+    assert cell_of(out)["options"] == ["--letterbox", "132x132"]
     assert cell_of(out)["recipe"]["frame"]["letterbox"]
-    assert "12 sizes around 66x66: scaled and padded to 512x512 (--letterbox 512x512)" in done.stdout
+    assert "12 sizes around 66x66: scaled and padded to 132x132 (--letterbox 132x132)" in done.stdout
 
 
 def test_a_configuration_that_fails_is_a_row_with_its_reason_and_the_others_go_on(measured):

@@ -14,6 +14,7 @@ import sys
 import threading
 import time
 from contextlib import nullcontext
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
@@ -350,6 +351,20 @@ def test_squares_of_tiles_that_overlap_by_more_than_half_do_not_undo_each_other(
         changed = read_image(copy.image) - plain == 128
         assert copy.tiles
         assert all(changed[squares.boxes[tile]].all() for tile in copy.tiles)
+
+
+@pytest.mark.parametrize(("overlap", "copies"), [(0, 4), (16, 9)])
+def test_squares_of_one_copy_lie_in_tiles_that_do_not_touch(good, tmp_path, overlap, copies):
+    """Or each would show in the wide map of the next."""
+    ready = prepare(wanted(good, tmp_path, grid=None, tile=32, overlap=overlap), Silent())
+    axes = ready.geometry.rows, ready.geometry.columns
+    written = Squares.of(ready).write(tmp_path, [0])
+    assert len(written) == copies
+    for copy in written:
+        places = [divmod(tile, len(axes[1].offsets)) for tile in copy.tiles]
+        for axis, ats in zip(axes, zip(*places, strict=True), strict=True):
+            starts = sorted({axis.offsets[at] for at in ats})
+            assert all(later - first > axis.tile for first, later in pairwise(starts))
 
 
 def test_a_reweighted_score_is_asked_in_every_tile_too(good, tmp_path):

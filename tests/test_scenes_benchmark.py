@@ -27,6 +27,7 @@ def spread(frames):
 def test_parts_lie_alike_or_at_any_angle(tmp_path, capsys):
     alike, anyhow = drawn(tmp_path / "alike", "--lie", "alike"), drawn(tmp_path / "any", "--lie", "any")
     assert alike.shape == anyhow.shape == (5, 256, 256, 3)
+    assert drawn(tmp_path / "small", "--size", "64").shape == (5, 64, 64, 3)
     assert spread(anyhow) > 1.3 * spread(alike)
     assert f"next: python -m benchmarks.struck {tmp_path / 'any'} OUT" in capsys.readouterr().out
 

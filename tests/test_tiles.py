@@ -37,7 +37,7 @@ def test_tiles_cover_every_cell_and_lie_within_the_canvas(wish, size):
 
 
 @pytest.mark.parametrize("wish", WISHES)
-def test_aspect_is_kept_to_a_pixel_and_nothing_is_enlarged(wish):
+def test_aspect_is_kept_to_a_pixel_and_nothing_is_enlarged_unless_asked_for(wish):
     geometry = plan((5, 7, 1000, 410), 4, 16, **wish)
     assert geometry.scale <= 1
     assert abs(geometry.columns.length - 1000 * geometry.scale) <= 0.5

@@ -38,7 +38,8 @@ LAYERS = {"stage1": 4, "joined": 7, "stage2": 7, POOLED: 7}  # units that each n
 
 
 class Lite:
-    """Layers stage1, stage2 and, by default, joined: both at stride 8, every channel with a variance near 1.
+    """Layers stage1, stage2, pooled (the means of 2 x 2 cells of joined) and, by default, joined: both at
+    stride 8, every channel with a variance near 1.
 
     Sides of images must be multiples of the layers' strides, as tiles' always are.
     """
