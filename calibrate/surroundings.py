@@ -51,8 +51,8 @@ def lacking(frames: int, dimensions: int, geometry: Geometry) -> str:
     if dimensions > MOST:
         return f"there are {dimensions} features, and {MOST} are the most; give --dimensions"
     if cells < 2 * REACH:
-        needed = f"tiles are {cells} cells wide, and {2 * REACH} are needed"
-        return f"{needed}; give a larger --tile, or --layers of smaller cells"
+        narrow = f"tiles are {cells} cells wide, and {2 * REACH} are needed"
+        return f"{narrow}; give a larger --tile, or --layers of smaller cells"
     if patches < fewest(dimensions):
         needed = math.ceil(fewest(dimensions) / geometry.positions)
         return (
