@@ -62,14 +62,14 @@ def beating(wire):
 @contextmanager
 def honest(wire, rate_hz=200):
     """A line that runs, and a subscriber with its own key which must hear all of it."""
-    ended, heard = threading.Event(), []
+    ended, all_sent, heard = threading.Event(), threading.Event(), []
 
     def line():
         while not ended.wait(1 / rate_hz):
             wire.send(1)
 
     def listen():
-        while not (ended.is_set() and heard and heard[-1] == wire.seq):
+        while not (all_sent.is_set() and heard and heard[-1] == wire.seq):
             event = client.next(0.2)
             if event is not None and not isinstance(event, Heartbeat):
                 heard.append(event.message.seq if isinstance(event, Inspected) else event)
@@ -84,7 +84,9 @@ def honest(wire, rate_hz=200):
             time.sleep(0.2)
         finally:
             ended.set()
-            [thread.join(20) for thread in threads]
+            threads[0].join(20)  # it may be about to send once more
+            all_sent.set()
+            threads[1].join(20)
     assert heard == list(range(heard[0], wire.seq + 1))
     assert len(heard) > 20
 
