@@ -30,9 +30,9 @@ from calibrate.backbones.resnet import state_shapes
 from calibrate.backbones.weights import random_state
 from calibrate.graph import Reduction, feature_model, recipe_model, strides, valid_cells
 from calibrate.heads import WhiteningWriter
-from calibrate.levels import WIDE_CELLS, WIDE_PX, Levels, Wide, sample
+from calibrate.levels import Levels, Wide, sample, wide_cells
 from calibrate.padim import DIMENSIONS, reduce_dimensions
-from calibrate.plan import SMOOTHING_PX
+from calibrate.plan import usual_smoothing_px
 from calibrate.tiles import Blur, Geometry, Joiner, plan
 from calibrate.winograd import quickened
 from inspectord.recipe import FrameSpec
@@ -61,8 +61,8 @@ def ensemble(
     reduction = reduce_dimensions(channels, dimensions, "random", SEED)
     features = quickened(feature_model(frame, geometry, backbone, reduction, None, one_by_one=True))
     valid = valid_cells(geometry, None)
-    joiner = Joiner(geometry, valid, max(SMOOTHING_PX / geometry.cell, 0.5))
-    wide = Wide(Blur(valid, max(WIDE_PX / geometry.cell, WIDE_CELLS)), 1.0)
+    joiner = Joiner(geometry, valid, usual_smoothing_px(geometry.cell) / geometry.cell)
+    wide = Wide(Blur(valid, wide_cells(geometry.cell)), 1.0)
     levels = Levels(np.ones(geometry.map_shape), sample(valid), 0.8, 1.2, wide)
     head = statistics(geometry, reduction.dimensions, folder)
     return recipe_model(features, head, joiner, levels), geometry, reduction

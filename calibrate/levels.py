@@ -120,7 +120,7 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     quiet = max(QUIET * float(mean[joiner.valid].mean()), 1e-12)
     sampled = sample(joiner.valid & (mean >= quiet))
     seen = np.array([joined.ravel()[sampled] for joined in maps(learned.away, joiner, frames)], np.float32)
-    blur = Blur(joiner.valid, max(WIDE_PX / joiner.geometry.cell, WIDE_CELLS))
+    blur = Blur(joiner.valid, wide_cells(joiner.geometry.cell))
     sharp, wide = np.empty((2, len(frames), joiner.geometry.tiles))
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold
@@ -141,6 +141,11 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
         "wide_share": share,
     }
     return levels, Fitted(held_out, known, parameters)
+
+
+def wide_cells(cell: int) -> float:
+    """Sigma of the wide map in cells of this side in scaled pixels."""
+    return max(WIDE_PX / cell, WIDE_CELLS)
 
 
 def _balance(sharp: Doubles, wide: Doubles) -> float:

@@ -73,9 +73,9 @@ class Plan:
 
     @property
     def smoothing_px(self) -> float:
-        """Gaussian sigma on the map, in scaled pixels; unless asked for PaDiM's, and half a cell at least."""
+        """Gaussian sigma on the map, in scaled pixels."""
         asked = self.options.smoothing_px
-        return max(SMOOTHING_PX, self.geometry.cell / 2) if asked is None else asked
+        return usual_smoothing_px(self.geometry.cell) if asked is None else asked
 
     @property
     def learns_around(self) -> Indices:
@@ -168,6 +168,11 @@ class Plan:
                 [self.samples],
             ]
         )
+
+
+def usual_smoothing_px(cell: int) -> float:
+    """PaDiM's, and at least half a cell of this side in scaled pixels."""
+    return max(SMOOTHING_PX, cell / 2)
 
 
 def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = None) -> Plan:

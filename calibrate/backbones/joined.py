@@ -51,6 +51,14 @@ def joined(stages: Sequence[Map], spread: Floats, channels: npt.NDArray[np.int64
     return op.concat(parts, 1).output(0)
 
 
+def own(
+    layer: str, stages: Sequence[Map], spread: Floats, channels: npt.NDArray[np.int64] | None
+) -> ov.Output:
+    """The layer joined, or pooled: the means of its 2 x 2 cells."""
+    both = joined(stages, spread, channels)
+    return pooled(both) if layer == POOLED else both
+
+
 def pooled(maps: ov.Output) -> ov.Output:
     """The means of 2 x 2 cells each."""
     return op.avg_pool(maps, [2, 2], [0, 0], [0, 0], [2, 2], False).output(0)

@@ -17,7 +17,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Chosen, layers_of
-from calibrate.backbones.joined import POOLED, Map, joined, pooled
+from calibrate.backbones.joined import POOLED, Map, own
 from calibrate.backbones.weights import State, convolve, folded, kept, own_or_bundled
 from inspectord.inspect import Floats
 
@@ -59,8 +59,7 @@ class Lite:
                 stage = stages[LAYERS[layer] // 3 - 1]
                 found.append(kept(stage.values, channels, stage.scale))
             else:
-                both = joined(stages, self._state["joined.spread"], channels)
-                found.append(pooled(both) if layer == POOLED else both)
+                found.append(own(layer, stages, self._state["joined.spread"], channels))
         return found
 
     def activations(self, images: ov.Output, units: int = len(UNITS)) -> list[Map]:

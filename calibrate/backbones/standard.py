@@ -13,7 +13,7 @@ import numpy as np
 import openvino as ov
 
 from calibrate.backbones import Chosen, layers_of
-from calibrate.backbones.joined import POOLED, Map, joined, pooled
+from calibrate.backbones.joined import POOLED, Map, own
 from calibrate.backbones.resnet import ResNet
 from calibrate.backbones.resnet import state_shapes as resnet_shapes
 from calibrate.backbones.weights import State, kept, own_or_bundled
@@ -40,14 +40,12 @@ class Standard:
     def features(self, images: ov.Output, chosen: Chosen) -> list[ov.Output]:
         maps = self._stages.features(images, [None, None])
         stages = dict(zip(STAGES, maps, strict=True))
-        found = []
-        for layer, channels in zip(self.layers, chosen, strict=True):
-            if layer in stages:
-                found.append(kept(stages[layer], channels))
-            else:
-                both = joined([Map(stage) for stage in maps], self._spread, channels)
-                found.append(pooled(both) if layer == POOLED else both)
-        return found
+        return [
+            kept(stages[layer], channels)
+            if layer in stages
+            else own(layer, [Map(found) for found in maps], self._spread, channels)
+            for layer, channels in zip(self.layers, chosen, strict=True)
+        ]
 
 
 def open_standard(
