@@ -1,4 +1,4 @@
-"""Changed copies of good frames: turned and shifted ones that still are good, and ones that are not."""
+"""Changed copies of good frames: turned, shifted or relit ones that still are good, and ones that are not."""
 
 from __future__ import annotations
 
@@ -32,6 +32,29 @@ def augmented(pixels: Pixels, digest: str, copy: int, seed: int) -> Pixels:
         pixels, matrix, (width, height), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
     return np.asarray(turned, np.uint8).reshape(pixels.shape)
+
+
+def relit(pixels: Pixels, digest: str, seed: int) -> Pixels:
+    """A frame (height, width, channels) as under other light: gain and gamma differ by up to 8 and 11 %, the
+    offset by 5 grey levels, a slope and a fall-off by 6 %, the colours by 3 %; a little out of focus or
+    sharper; noise of up to 2 grey levels.
+
+    The same frame and seed always give the same pixels.
+    """
+    rng = np.random.default_rng([int(digest[16:32], 16), seed])
+    height, width, channels = pixels.shape
+    image = pixels.astype(np.float32)
+    softened = cv2.GaussianBlur(image, (0, 0), 1.0).reshape(image.shape)
+    sharper = rng.uniform(-0.6, 0.4) if rng.random() < 0.5 else 0.0
+    image = np.clip(image + sharper * (image - softened), 0, 255) / 255
+    gamma, offset = np.exp(rng.uniform(-0.11, 0.11)), rng.uniform(-5, 5)
+    colours = np.exp(rng.uniform(-0.03, 0.03, channels)) if channels > 1 else np.ones(1)
+    image = image**gamma * (255 * np.exp(rng.uniform(-0.08, 0.08)) * colours) + offset
+    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    way, slope, fall = rng.uniform(0, 2 * np.pi), rng.uniform(-0.06, 0.06), rng.uniform(0, 0.03)
+    image *= (1 + slope * (np.cos(way) * x + np.sin(way) * y) - fall * (x**2 + y**2))[..., None]
+    image += rng.uniform(0, 2) * rng.standard_normal((height, width, 1))
+    return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
 
 
 def marked(pixels: Pixels, region: Region) -> Pixels:

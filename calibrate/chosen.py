@@ -41,7 +41,7 @@ OF_MODEL: dict[str, tuple[str, ...]] = {
     "minutes": ("efficientad-...", "padim-seg"),
     "train_device": ("efficientad-...",),
 }
-NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction", "surroundings")
+NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction", "surroundings", "relight")
 
 
 def fit_options(options: argparse.Namespace) -> FitOptions:

@@ -59,6 +59,7 @@ def recipe_table(
                 "augment": options.augment,
                 **parameters,
                 **({"surroundings": True} if plan.around else {}),
+                **plan.told_of_light,
                 "absolute": options.absolute,
                 "smoothing_px": plan.smoothing_px,
                 **ensemble.parameters(options),

@@ -1,7 +1,8 @@
 """calibrate extend: good frames added to what a recipe has learned, as a new version, without a refit.
 
-The frames go through the recipe's own graph, cut behind its features, and are added to the statistics that
-the fit kept (calibrate.learned). Levels, limit, golden frames, gate and report are made as by a fit, of
+The frames go through the recipe's own graph, cut behind its features, so the light that they are brought to
+and what surroundings foretell stay as the fit learned them. They are added to the statistics that the fit
+kept (calibrate.learned). Levels, limit, golden frames, gate and report are made as by a fit, of
 the new frames and of the earlier ones still at hand: only what is measured against the new statistics may say
 how far good parts lie from them. Old distances were made by fewer frames: with a limit that rests on them
 defects would pass.

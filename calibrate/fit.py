@@ -12,6 +12,7 @@ import numpy.typing as npt
 import openvino as ov
 
 from calibrate.adapt import NothingGainedError, plain
+from calibrate.damping import Damping
 from calibrate.ensemble import level_tiles
 from calibrate.folds import Indices
 from calibrate.graph import Head, recipe_model, valid_cells
@@ -27,7 +28,7 @@ from calibrate.spool import Scratch
 from calibrate.surroundings import Surroundings
 from calibrate.tiles import Joiner
 from inspectord.errors import FitError
-from inspectord.inspect import compile_model
+from inspectord.inspect import Floats, compile_model
 from inspectord.linux import peak_mb
 from inspectord.recipe import Recipe
 
@@ -50,7 +51,7 @@ def estimate(plan: Plan) -> Estimate:
     Raises FitError where the model kind foresees that it can't be done.
     """
     frame_s = _frame_seconds(plan)
-    read = plan.samples + len(plan.learns_around)
+    read = plan.samples + len(plan.learns_around) + 2 * len(plan.learns_light)
     cost = plan.kind.cost(plan, peak_mb=peak_mb())
     return Estimate(
         frames=len(plan.good),
@@ -118,6 +119,8 @@ def modelled(plan: Plan, folder: Path, progress: Progress) -> tuple[ov.Model, Fi
     joiner = _joiner(plan)
     if len(plan.learns_around):
         plan = replace(plan, graph=_less_surroundings(plan, progress))
+    if len(plan.learns_light):
+        plan = replace(plan, graph=_damped(plan, progress))
     learned = plan.kind.learn(plan, _embeddings(plan, progress), folder, progress)
     head, levels, fitted = _scores(plan, learned, joiner, progress)
     if plan.keeps:
@@ -143,6 +146,18 @@ def _scores(
 def _less_surroundings(plan: Plan, progress: Progress) -> ov.Model:
     taught = _embedded(plan, plan.learns_around, progress, "learning what surroundings foretell")
     return Surroundings.learn(taught, plan.geometry).less(plan.graph, plan.geometry)
+
+
+def _damped(plan: Plan, progress: Progress) -> ov.Model:
+    plain = _embedded(plan, plan.learns_light, progress, "learning what other light does")
+    request = _request(plan)
+
+    def pairs() -> Iterator[tuple[Floats, Floats]]:
+        for number, frame in zip(plan.learns_light.tolist(), plain, strict=True):
+            request.infer([plan.relit(number)[None]])
+            yield frame.copy(), request.get_output_tensor(0).data.copy()
+
+    return Damping.learn(pairs()).damp(plan.graph)
 
 
 def _embeddings(plan: Plan, progress: Progress) -> Iterator[npt.NDArray[np.float32]]:

@@ -223,6 +223,13 @@ def add_of_model(add: Callable[..., object]) -> None:
         "the bundled networks, unless --absolute, where there are enough good frames to learn it",
     )
     add(
+        "--relight",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="not efficientad: every frame is brought to the good frames' brightness and contrast, as far as "
+        "a lamp or an exposure changes these; default: on the bundled networks, unless --absolute",
+    )
+    add(
         "--absolute",
         action="store_true",
         help="score distances as they are, not in multiples of what is usual there and in the frame",

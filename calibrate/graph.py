@@ -12,6 +12,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
+from calibrate.light import Light, counted_pixels, measured
 from calibrate.pieces import LOOP, bilinear, in_blocks, nearest, projected, sliced
 from calibrate.region import FILL
 from calibrate.tiles import Blur, Geometry, Joiner
@@ -53,15 +54,20 @@ def feature_model(
     ignored: npt.NDArray[np.bool_] | None,
     locally_aware: bool = False,
     one_by_one: bool = False,
+    light: Light | None = None,
 ) -> ov.Model:
     """Graph from a frame, uint8 (1, height, width, channels), to embeddings (positions, d).
 
     Positions run over tiles, then rows, then columns. ignored, bool (height, width), hides pixels.
     locally_aware brings the layers together as PatchCore does, instead of PaDiM's nearest neighbour.
     one_by_one takes several tiles in a loop: what the network makes of one then stays in a CPU's cache.
+    light brings every frame to that of the good ones.
     """
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
-    tiles = _tiles(pixels.output(0), geometry, ignored)
+    planes = _seen(pixels.output(0), geometry, ignored)
+    if light is not None:
+        planes = light.even(planes, counted_pixels(geometry, ignored))
+    tiles = _cut(planes, geometry)
 
     def embedded(images: ov.Output) -> ov.Output:
         return _embedded(images, geometry, backbone, reduction, locally_aware)
@@ -79,7 +85,16 @@ def feature_model(
 def tile_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Model:
     """Graph from a frame to what the backbone takes: tiles (n, 1 or 3, height, width), float32, 0..255."""
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
-    return ov.Model([op.result(_tiles(pixels.output(0), geometry, ignored))], [pixels], "tiles")
+    planes = _seen(pixels.output(0), geometry, ignored)
+    return ov.Model([op.result(_cut(planes, geometry))], [pixels], "tiles")
+
+
+def light_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Model:
+    """Graph from a frame to its mean and its spread as light.measured() gives them."""
+    pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
+    planes = _seen(pixels.output(0), geometry, ignored)
+    found = measured(planes, counted_pixels(geometry, ignored))
+    return ov.Model([op.result(value) for value in found], [pixels], "light")
 
 
 def recipe_model(
@@ -145,13 +160,13 @@ def _embedded(
     return op.transpose(whole, op.constant([0, 2, 3, 1])).output(0)
 
 
-def _tiles(pixels: ov.Output, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Output:
-    """Hide what is ignored, look at the region alone, scale, cut."""
+def _seen(pixels: ov.Output, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Output:
+    """Hide what is ignored, look at the region alone, scale."""
     if ignored is not None and ignored.any():
         pixels = op.select(
             op.constant(ignored[None, :, :, None]), op.constant(np.uint8(FILL)), pixels
         ).output(0)
-    return _cut(_scaled(_region(pixels, geometry), geometry), geometry)
+    return _scaled(_region(pixels, geometry), geometry)
 
 
 def _region(pixels: ov.Output, geometry: Geometry) -> ov.Output:

@@ -26,6 +26,7 @@ from inspectord.errors import FitError
 from inspectord.recipe import FrameSpec
 
 if TYPE_CHECKING:
+    from calibrate.light import Light
     from calibrate.plan import Plan
 
 
@@ -87,8 +88,10 @@ class Kind(Protocol):
     locally_aware: bool  # which of graph.feature_model's two ways brings the layers together
     precisions: tuple[str, ...]  # in which its head still tells good from bad
     by_position: bool = False  # what it knows of a position is of that position alone, in any case
+    by_distance: bool = False  # whether it compares patches by plain distance, see calibrate.damping
     # Whether its features are taken less what the patches around foretell, see calibrate.surroundings.
     surroundings: Literal["never", "where asked", "with ours"] = "never"
+    relights: bool = True  # whether its frames are brought to the good frames' light, see calibrate.light
     fewest: int = MINIMUM_GOOD_FRAMES  # good frames, before folds are asked how many there must be
 
     def layers(self, options: FitOptions) -> tuple[str, ...] | None:
@@ -123,11 +126,13 @@ class Kind(Protocol):
         reduction: Reduction,
         ignored: npt.NDArray[np.bool_] | None,
         options: FitOptions,
+        light: Light | None = None,
     ) -> ov.Model:
         """The feature graph in the form that runs soonest where, and as precisely as, the options say."""
         own = options.device == "CPU" and not self.apart(options)
         # An accelerator would rather have tiles together.
-        model = feature_model(frame, geometry, backbone, reduction, ignored, self.locally_aware, own)
+        how = self.locally_aware, own, light
+        model = feature_model(frame, geometry, backbone, reduction, ignored, *how)
         # Of networks for each tile the transformed kernels would take too much memory.
         return quickened(model) if own and options.precision == "f32" else model
 

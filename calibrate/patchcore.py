@@ -56,7 +56,7 @@ class PatchCore(Kind):
     """
 
     name, locally_aware = "patchcore", True
-    surroundings = "with ours"
+    by_distance, surroundings = True, "with ours"
     precisions: tuple[str, ...] = ("f32",)
 
     def layers(self, options: FitOptions) -> tuple[str, ...] | None:

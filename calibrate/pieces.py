@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import openvino as ov
@@ -50,6 +50,16 @@ def sliced(x: ov.Output, start: Sequence[int], stop: Sequence[int], axes: Sequen
 def largest_divisor(number: int, most: int) -> int:
     """The largest divisor of number that is at most `most`."""
     return next(size for size in range(min(most, number), 0, -1) if number % size == 0)
+
+
+def continued(features: ov.Model, more: Callable[[ov.Output], ov.Output]) -> ov.Model:
+    """A feature graph with something more behind its embeddings (positions, d)."""
+    features = features.clone()
+    before = features.outputs[0].get_node().input_value(0)
+    embeddings = more(before)
+    before.get_tensor().set_names(set())
+    embeddings.get_tensor().set_names({"embeddings"})
+    return ov.Model([op.result(embeddings)], features.get_parameters(), "features")
 
 
 def in_blocks(inputs: Sequence[tuple[op.Parameter, ov.Output]], result: ov.Output, block: int) -> ov.Output:

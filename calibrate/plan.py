@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from calibrate import adapt, surroundings, tiles
-from calibrate.augment import augmented, marked
+from calibrate import adapt, damping, surroundings, tiles
+from calibrate.augment import augmented, marked, relit
 from calibrate.backbones import BUNDLED, Backbone, frame_side
 from calibrate.ensemble import check, check_workers
 from calibrate.folds import Folds, Indices, choose_folds, evenly
-from calibrate.graph import Reduction, strides
+from calibrate.graph import Reduction, light_model, strides
 from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier
+from calibrate.light import FRAMES, RELIT, Light
 from calibrate.options import FitOptions, usual_model
 from calibrate.progress import Progress
 from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
@@ -52,6 +53,7 @@ class Plan:
     graph: ov.Model  # frame to embeddings
     folds: Folds
     around: bool = False  # features are taken less what their surroundings foretell
+    light: Light | None = None  # frames are brought to this
     unasked: bool = False  # the kind is the usual one
     instead: str = ""  # why it is another one, though none was asked for
     earlier: Earlier | None = None  # what `calibrate extend` adds the frames to
@@ -76,6 +78,24 @@ class Plan:
         """Gaussian sigma on the map, in scaled pixels."""
         asked = self.options.smoothing_px
         return usual_smoothing_px(self.geometry.cell) if asked is None else asked
+
+    @property
+    def damps(self) -> bool:
+        """Whether features are damped along what other light does to them."""
+        return self.light is not None and self.kind.by_distance and self.reduction.dimensions <= damping.MOST
+
+    @property
+    def learns_light(self) -> Indices:
+        """Samples that teach it, each with a copy; none where the graph knows, or is not to."""
+        frames = evenly(np.arange(len(self.good)), FRAMES) if self.damps else np.arange(0)
+        return frames * (1 + self.options.augment)
+
+    @property
+    def told_of_light(self) -> dict[str, float]:
+        """How much of another light is made good, for recipe.toml."""
+        if self.earlier is not None:
+            return {name: value for name, value in self.earlier.parameters.items() if name in RELIT}
+        return {} if self.light is None else self.light.parameters
 
     @property
     def learns_around(self) -> Indices:
@@ -122,6 +142,11 @@ class Plan:
         if self.options.extendable is None:
             return 0 < self.kept_mb <= KEEP_MB
         return self.options.extendable
+
+    def relit(self, number: int) -> Pixels:
+        """A good frame, by its sample's number, under other light."""
+        frame = self.good.frames[number // (1 + self.options.augment)]
+        return relit(self.sample(number), frame.digest, self.options.seed)
 
     def sample(self, number: int) -> Pixels:
         """A good frame, each followed by its augmented copies; behind all, the marked one and the carried."""
@@ -228,10 +253,11 @@ def _planned(
             f"of each patch {reduction.dimensions} features are kept instead of {most}, for every frame "
             f"reads the statistics of all {geometry.positions:,} patches; --dimensions keeps more"
         )
-    graph = kind.graph(_frame_spec(good), geometry, backbone, reduction, region.ignored, options)
+    light = _light(options, kind, backbone, good, region, geometry)
+    graph = kind.graph(_frame_spec(good), geometry, backbone, reduction, region.ignored, options, light)
     lacking = surroundings.lacking(len(good), reduction.dimensions, geometry)
     around = _around(options, kind, backbone, lacking, progress)
-    fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds, around)
+    fixed = Plan(options, good, region, geometry, kind, backbone, reduction, graph, folds, around, light)
     if options.precision != "int8":
         return fixed
     if share_in_8_bits(graph) < ALREADY:
@@ -267,6 +293,26 @@ def _around(options: FitOptions, kind: Kind, backbone: Backbone, lacking: str, p
     if wanted and lacking:
         progress.note(f"patches are judged without what their surroundings foretell: {lacking}")
     return wanted and not lacking
+
+
+def _light(
+    options: FitOptions,
+    kind: Kind,
+    backbone: Backbone,
+    good: GoodFrames,
+    region: Region,
+    geometry: tiles.Geometry,
+) -> Light | None:
+    """That of the good frames, where every frame is brought to it: as with surroundings by itself with the
+    bundled networks alone. Raises FitError where it is asked for and can't be.
+    """
+    if options.relight and not kind.relights:
+        raise FitError(f"{kind.name} takes every frame as it is; leave --relight out")
+    wanted = kind.relights and backbone.name in BUNDLED and not options.absolute
+    if not (wanted if options.relight is None else options.relight):
+        return None
+    frames = (good.read(index) for index in evenly(np.arange(len(good)), FRAMES).tolist())
+    return Light.learn(frames, light_model(_frame_spec(good), geometry, region.ignored))
 
 
 def _frame_spec(good: GoodFrames) -> FrameSpec:

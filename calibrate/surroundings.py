@@ -20,7 +20,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.pieces import projected, sliced
+from calibrate.pieces import continued, projected, sliced
 from calibrate.tiles import Doubles, Geometry
 from inspectord.inspect import Floats
 
@@ -91,17 +91,17 @@ class Surroundings:
 
     def less(self, features: ov.Model, geometry: Geometry) -> ov.Model:
         """The feature graph continued: embeddings (positions, d) less what is foretold."""
-        features, (rows, columns) = features.clone(), geometry.tile_grid
-        flat = features.outputs[0].get_node().input_value(0)
-        d = flat.get_shape()[1]
-        cells = op.reshape(flat, op.constant([-1, rows, columns, d]), False)
-        maps = op.transpose(cells, op.constant([0, 3, 1, 2])).output(0)
-        foretold = projected(_around(maps, rows, columns), self.weights)
-        last = op.transpose(op.subtract(maps, foretold), op.constant([0, 2, 3, 1]))
-        embeddings = op.reshape(last, op.constant([-1, d]), False).output(0)
-        flat.get_tensor().set_names(set())
-        embeddings.get_tensor().set_names({"embeddings"})
-        return ov.Model([op.result(embeddings)], features.get_parameters(), "features")
+        rows, columns = geometry.tile_grid
+
+        def beyond(flat: ov.Output) -> ov.Output:
+            d = flat.get_shape()[1]
+            cells = op.reshape(flat, op.constant([-1, rows, columns, d]), False)
+            maps = op.transpose(cells, op.constant([0, 3, 1, 2])).output(0)
+            foretold = projected(_around(maps, rows, columns), self.weights)
+            last = op.transpose(op.subtract(maps, foretold), op.constant([0, 2, 3, 1]))
+            return op.reshape(last, op.constant([-1, d]), False).output(0)
+
+        return continued(features, beyond)
 
 
 def blocks(tile: Floats) -> Floats:

@@ -155,7 +155,7 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         "--tile 32 --overlap 8 --grid 2x3 --roi 1,2,3,4 --ignore m.png --ignore-polygon '0,0 1,0 1,1' "
         "--ignore-polygon '5,5 6,5 6,6' --absolute --smoothing 0 --max-false-rejects 1/50 --folds 5 "
         "--device GPU --precision bf16 --threads 3 --skip-bad --no-activate --memory-mb 900 "
-        "--surroundings --per-tile --score top-3 --normalise tile --jobs 4 --on dask://here:8786"
+        "--surroundings --relight --per-tile --score top-3 --normalise tile --jobs 4 --on dask://here:8786"
     )
     options = fit_options(cli._parser().parse_args(shlex.split(line)))
     assert options == FitOptions(
@@ -186,6 +186,7 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
         reweight=9,
         extendable=False,
         surroundings=True,
+        relight=True,
         absolute=True,
         smoothing_px=0.0,
         max_false_reject_rate=0.02,

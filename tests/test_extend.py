@@ -62,6 +62,7 @@ def fitted(folder, tmp_path, *more, **changes):
         recipes_dir=tmp_path / "recipes",
         folders=(folder, *more),
         model="padim",
+        relight=False,  # else a fit of all frames brings them to another light than an extension does
         threads=1,
         memory_mb=100_000,
     )
@@ -133,6 +134,18 @@ def test_an_extended_padim_is_a_fit_on_all_frames(runs, flange, tmp_path):
     assert ours.limits.folds == theirs.limits.folds
     assert ours.golden.frames == theirs.golden.frames == 6
     assert ours.model.parameters["good_frames"] == theirs.model.parameters["good_frames"]
+
+
+def test_the_light_that_frames_are_brought_to_stays_the_fits(runs, tmp_path):
+    old, new, _ = runs
+    first = fitted(old, tmp_path, dimensions=20, relight=True).spec.model.parameters
+    recipe, _ = extended(tmp_path, new)
+    told = {name: recipe.spec.model.parameters[name] for name in ("relight_brightness", "relight_contrast")}
+    assert told.items() <= first.items()
+    assert 0 < told["relight_brightness"] < 1
+    plain, brighter = (render_part(1, 500, 96, 80, 0.0).pixels // 2 + add for add in (40, 50))
+    inspector = Inspector(recipe, threads=1)
+    assert inspector.score(brighter).score == pytest.approx(inspector.score(plain).score, rel=0.1)
 
 
 def test_copies_folds_tiles_masks_rates_and_precision_stay_those_of_the_recipe(runs, tmp_path):

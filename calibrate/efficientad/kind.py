@@ -47,6 +47,7 @@ class EfficientAD(Kind):
     """One of the three."""
 
     locally_aware = False
+    relights = False
     precisions: tuple[str, ...] = ("f32", "bf16", "f16")
     fewest = 1  # folds ask for more, and say why
 

@@ -1,0 +1,227 @@
+"""Every frame is brought to the good frames' light, in the graph as in plain numbers, and no farther."""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino as ov
+import pytest
+from openvino import opset15 as op
+
+from calibrate import light
+from calibrate.backbones import BUNDLED
+from calibrate.cli import main
+from calibrate.fit import fit
+from calibrate.graph import light_model
+from calibrate.light import DRIFT, FRAMES, MOST, OFFSET, Light
+from calibrate.options import FitOptions
+from calibrate.plan import prepare
+from calibrate.progress import Silent
+from calibrate.tiles import plan
+from inspectord.errors import FitError
+from inspectord.inspect import Inspector
+from inspectord.recipe import FrameSpec
+from tests.helpers_recipe import good_frame, write_good_frames
+
+HEIGHT, WIDTH = 96, 128
+
+
+def part(seed=0, brightness=0.0, contrast=1.0, channels=3):
+    """A part with a pattern of its own, float (height, width, channels)."""
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pattern = 40 * np.sin(x / 9)[..., None] + 30 * np.cos(y / 7)[..., None]
+    noise = np.random.default_rng(seed).normal(0, 2, (HEIGHT, WIDTH, 1))
+    base = np.array([110, 120, 130][:channels]) + (pattern + noise) * np.array([1.0, 0.8, 0.6][:channels])
+    return (base - base.mean((0, 1))) * contrast + base.mean((0, 1)) + brightness
+
+
+def pixels(values):
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def spec(channels=3):
+    return FrameSpec(width=WIDTH, height=HEIGHT, pixel_format="Mono8" if channels == 1 else "BGR8")
+
+
+def learned(frames, ignored=None, **wish):
+    geometry = plan((0, 0, WIDTH, HEIGHT), 8, 8, resize=HEIGHT, **wish)
+    return Light.learn(frames, light_model(spec(frames[0].shape[2]), geometry, ignored)), geometry
+
+
+def even(known, frame, counted=None):
+    """A frame as the graph shows it, (height, width, channels), blue first as frames are."""
+    planes = np.ascontiguousarray(frame[..., ::-1].transpose(2, 0, 1)[None], np.float32)
+    entry = op.parameter(planes.shape, ov.Type.f32)
+    model = ov.Model([op.result(known.even(entry.output(0), counted))], [entry], "even")
+    found = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([planes])[0]
+    return found[0].transpose(1, 2, 0)[..., ::-1]
+
+
+@pytest.fixture(scope="module")
+def alike():
+    return learned([pixels(part(seed)) for seed in range(20)])[0]
+
+
+def test_it_learns_each_colours_mean_and_spread_red_first(alike):
+    frames = np.array([pixels(part(seed)) for seed in range(20)], float)
+    assert alike.mean == pytest.approx(frames.mean((0, 1, 2))[::-1], abs=0.05)
+    assert alike.spread == pytest.approx(frames.std((1, 2)).mean(0)[::-1], rel=0.01)
+    assert (np.concatenate([alike.of_mean, alike.of_spread]) > 0.99).all()  # good frames hardly differ
+
+
+@pytest.mark.parametrize(
+    "lit",
+    [{"brightness": 12}, {"brightness": -12}, {"contrast": 0.88}, {"contrast": 1.12, "brightness": 8}],
+)
+def test_other_light_is_taken_away(alike, lit):
+    usual, other = part(50), pixels(part(50, **lit))
+    assert np.abs(other - usual).mean() > 2.5
+    assert np.abs(even(alike, other) - usual).mean() < 0.6
+
+
+def test_a_frame_in_the_same_light_stays_as_it_is(alike):
+    frame = pixels(part(51))
+    assert np.abs(even(alike, frame) - frame).max() < 0.5
+
+
+def test_no_more_is_made_good_than_light_does(alike):
+    most = MOST * np.hypot(DRIFT * alike.mean, OFFSET)[::-1]
+    dark = even(alike, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
+    assert dark == pytest.approx(np.broadcast_to(most, dark.shape), rel=1e-3)  # a black frame stays dark
+    flat = even(alike, pixels(part(52, contrast=0.3)))
+    gain = flat.std((0, 1)) / pixels(part(52, contrast=0.3)).std((0, 1))
+    assert gain == pytest.approx(np.full(3, np.exp(MOST * DRIFT)), rel=1e-3)
+
+
+def test_a_small_defect_moves_nothing_else(alike):
+    struck = part(53)
+    struck[20:28, 30:38] = 255
+    before, after = even(alike, pixels(part(53))), even(alike, pixels(struck))
+    outside = np.ones((HEIGHT, WIDTH), bool)
+    outside[20:28, 30:38] = False
+    assert np.abs(after - before)[outside].max() < 4
+    assert np.abs(after - before)[~outside].mean() > 80
+
+
+def test_of_what_good_frames_vary_in_by_themselves_little_is_taken_away():
+    """Breaking Light.of_mean (all ones) fails this: parts of many greys would be judged as one grey."""
+    rng = np.random.default_rng(1)
+    frames = [pixels(part(seed, brightness=rng.normal(0, 20))) for seed in range(40)]
+    known, _ = learned(frames)
+    drift = np.hypot(DRIFT * known.mean, OFFSET)
+    assert known.of_mean == pytest.approx(drift**2 / (drift**2 + 400), rel=0.5)
+    other = pixels(part(54, brightness=20))
+    moved = even(known, other).mean() - other.mean()
+    assert moved == pytest.approx(-float(known.of_mean.mean()) * 20, abs=3.5)
+    assert (known.of_spread > 0.9).all()
+
+
+def test_ignored_pixels_do_not_count():
+    ignored = np.zeros((HEIGHT, WIDTH), bool)
+    ignored[:, :50] = True
+    frames = [pixels(part(seed)) for seed in range(20)]
+    known, geometry = learned(frames, ignored)
+    assert known.mean == pytest.approx(np.array(frames, float)[:, :, 50:].mean((0, 1, 2))[::-1], abs=0.3)
+    counted = light.counted_pixels(geometry, ignored)
+    assert (counted == ~ignored).all()
+    assert light.counted_pixels(geometry, None) is None
+    painted = pixels(part(55))
+    painted[:, :50] = 255
+    assert even(known, painted, counted)[:, 50:] == pytest.approx(part(55)[:, 50:], abs=1.5)
+
+
+def test_of_scaled_frames_the_masked_places_are_found():
+    ignored = np.zeros((HEIGHT, WIDTH), bool)
+    ignored[10:, 64:] = True
+    counted = light.counted_pixels(plan((0, 8, WIDTH, 80), 8, 8, resize=40), ignored)
+    assert counted.shape == (40, 64)
+    assert counted[0].all()
+    assert counted[:, :32].all()
+    assert not counted[1:, 32:].any()
+
+
+def test_of_large_frames_not_every_pixel_is_counted_and_of_the_counted_the_same_is_told():
+    large = np.tile(pixels(part(0)), (6, 6, 1))
+    tall, wide = large.shape[:2]
+    model = light_model(
+        FrameSpec(width=wide, height=tall, pixel_format="BGR8"),
+        plan((0, 0, wide, tall), 8, 8, tile=256),
+        None,
+    )
+    mean, spread = ov.Core().compile_model(model, "CPU")([large[None]]).values()
+    assert mean.ravel() == pytest.approx(large.mean((0, 1))[::-1], abs=1)
+    assert spread.ravel() == pytest.approx(large.std((0, 1))[::-1], rel=0.02)
+
+
+def test_a_mask_that_leaves_nothing_to_count_moves_nothing(alike):
+    frame = pixels(part(56))
+    nothing = Light(np.zeros(3, np.float32), np.ones(3, np.float32), alike.of_mean, alike.of_spread)
+    assert even(nothing, frame, np.zeros((HEIGHT, WIDTH), bool)) == pytest.approx(frame, abs=1e-3)
+
+
+# --- in a fit ---
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_good_frames(tmp_path_factory.mktemp("light") / "good", range(30), 128, 128)
+
+
+def options(folder, **more):
+    return FitOptions(
+        product="p", recipes_dir=folder.parent / "recipes", folders=(folder,), memory_mb=100_000, **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "relit"),
+    [
+        *(({"backbone": name}, True) for name in BUNDLED),
+        ({"model": "padim"}, True),
+        ({"absolute": True}, False),
+        ({"absolute": True, "relight": True}, True),
+        ({"relight": False}, False),
+    ],
+)
+def test_it_is_the_default_with_the_bundled_networks_but_for_plain_distances(folder, more, relit):
+    planned = prepare(options(folder, **more), Silent())
+    assert (planned.light is not None) == relit
+    assert bool(planned.told_of_light) == relit
+
+
+def test_what_takes_frames_as_they_are_refuses_it(folder):
+    pytest.importorskip("torch")
+    with pytest.raises(FitError, match="efficientad-lite takes every frame as it is; leave --relight out"):
+        prepare(options(folder, model="efficientad-lite", relight=True, steps=1), Silent())
+
+
+def test_the_command_refuses_it_too(folder, capsys):
+    words = ["fit", str(folder), "--product", "p", "--model", "efficientad-lite", "--relight"]
+    assert main(words) == 78
+    assert "--relight has no effect with --model efficientad-lite" in capsys.readouterr().err
+
+
+def test_few_of_many_frames_are_read(folder, monkeypatch):
+    """The first and the last are among them."""
+    seen = []
+    monkeypatch.setattr("calibrate.plan.FRAMES", 3)
+    monkeypatch.setattr(
+        Light, "learn", lambda frames, measure: seen.append(len(list(frames))) or Light(*np.ones((4, 1)))
+    )
+    prepare(options(folder), Silent())
+    assert seen == [3]
+    assert FRAMES == 64
+
+
+def test_a_recipe_says_how_much_is_made_good_and_passes_a_good_part_in_other_light(folder):
+    """Without Light.even() in the graph the same frame is rejected: the second fit shows it."""
+    good = {
+        relit: fit(prepare(options(folder, relight=relit, model="padim"), Silent()), Silent())
+        for relit in (True, False)
+    }
+    told = good[True].spec.model.parameters
+    assert 0.9 < told["relight_brightness"] <= 1
+    assert 0 < told["relight_contrast"] <= 1
+    assert "relight_brightness" not in good[False].spec.model.parameters
+    frame = good_frame(128, 128, seed=99) + np.uint8(18)
+    passed = {relit: Inspector(r).score(frame).score <= r.spec.limits.score for relit, r in good.items()}
+    assert passed == {True: True, False: False}
