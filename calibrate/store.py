@@ -53,7 +53,8 @@ def new_version(recipes_dir: Path, product: str) -> Iterator[Staging]:
     try:
         yield Staging(path, version, folder / version)
         _sync_tree(path)
-        os.rename(path, folder / version)
+        with _locked(folder):  # or one who counts meanwhile sees neither name, and takes the number again
+            os.rename(path, folder / version)
         _sync(folder)
     finally:
         shutil.rmtree(path, ignore_errors=True)

@@ -6,12 +6,14 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from helpers_recipe import rewrite_recipe, write_recipe
 
+from calibrate import store
 from calibrate.store import (
     activate,
     active_version,
@@ -47,6 +49,36 @@ def holder(recipes):
         [sys.executable, "-c", HOLD, str(recipes)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     return process, process.stdout.readline().strip()
+
+
+def test_a_version_that_is_published_while_another_counts_keeps_its_number(tmp_path, monkeypatch):
+    """Both fits of a crowded box end. With the rename outside the lock the second one's failed."""
+    counts = store._version_names
+
+    def counted(folder):
+        names = counts(folder)
+        monkeypatch.setattr(store, "_version_names", counts)
+        go.set()
+        first.join(0.5)  # ends in between, if nothing holds it
+        return names
+
+    go, reserved = threading.Event(), threading.Event()
+
+    def publish():
+        with new_version(tmp_path, "flange") as staging:
+            (staging.path / "first").write_text("")
+            reserved.set()
+            go.wait()
+
+    first = threading.Thread(target=publish)
+    first.start()
+    reserved.wait()
+    monkeypatch.setattr(store, "_version_names", counted)
+    with new_version(tmp_path, "flange") as staging:
+        (staging.path / "second").write_text("")
+    first.join()
+    found = {path.name: [file.name for file in path.iterdir()] for path in (tmp_path / "flange").iterdir()}
+    assert found == {"0001": ["first"], "0002": ["second"]}
 
 
 def test_a_version_appears_whole_when_the_block_ends(tmp_path):
