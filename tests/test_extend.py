@@ -15,6 +15,7 @@ from calibrate.cli import main
 from calibrate.extend import Wanted, prepare_extension
 from calibrate.fit import estimate, fit
 from calibrate.learned import LEARNED
+from calibrate.light import RELIT
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
@@ -140,7 +141,7 @@ def test_the_light_that_frames_are_brought_to_stays_the_fits(runs, tmp_path):
     old, new, _ = runs
     first = fitted(old, tmp_path, dimensions=20, relight=True).spec.model.parameters
     recipe, _ = extended(tmp_path, new)
-    told = {name: recipe.spec.model.parameters[name] for name in ("relight_brightness", "relight_contrast")}
+    told = {name: recipe.spec.model.parameters[name] for name in RELIT}
     assert told.items() <= first.items()
     assert 0 < told["relight_brightness"] < 1
     plain, brighter = (render_part(1, 500, 96, 80, 0.0).pixels // 2 + add for add in (40, 50))
