@@ -43,18 +43,20 @@ def relit(pixels: Pixels, digest: str, seed: int) -> Pixels:
     """
     rng = np.random.default_rng([int(digest[16:32], 16), seed])
     height, width, channels = pixels.shape
-    image = pixels.astype(np.float32)
-    softened = cv2.GaussianBlur(image, (0, 0), 1.0).reshape(image.shape)
     sharper = rng.uniform(-0.6, 0.4) if rng.random() < 0.5 else 0.0
-    image = np.clip(image + sharper * (image - softened), 0, 255) / 255
+    softened = cv2.GaussianBlur(pixels, (0, 0), 1.0).reshape(pixels.shape)
+    focused = cv2.addWeighted(pixels, 1 + sharper, softened, -sharper, 0).reshape(pixels.shape)
     gamma, offset = np.exp(rng.uniform(-0.11, 0.11)), rng.uniform(-5, 5)
     colours = np.exp(rng.uniform(-0.03, 0.03, channels)) if channels > 1 else np.ones(1)
-    image = image**gamma * (255 * np.exp(rng.uniform(-0.08, 0.08)) * colours) + offset
-    y, x = np.linspace(-1, 1, height)[:, None], np.linspace(-1, 1, width)
+    gains = 255 * np.exp(rng.uniform(-0.08, 0.08)) * colours
+    tones = (((np.arange(256) / 255) ** gamma)[:, None] * gains + offset).astype(np.float32)
+    image = np.asarray(cv2.LUT(focused, tones[None]), np.float32).reshape(pixels.shape)
+    y, x = (np.linspace(-1, 1, side, dtype=np.float32) for side in (height, width))
     way, slope, fall = rng.uniform(0, 2 * np.pi), rng.uniform(-0.06, 0.06), rng.uniform(0, 0.03)
-    image *= (1 + slope * (np.cos(way) * x + np.sin(way) * y) - fall * (x**2 + y**2))[..., None]
-    image += rng.uniform(0, 2) * rng.standard_normal((height, width, 1))
-    return np.asarray(np.clip(np.rint(image), 0, 255), np.uint8)
+    down, across = slope * np.sin(way) * y - fall * y**2, slope * np.cos(way) * x - fall * x**2
+    image *= (1 + down[:, None] + across)[..., None].astype(np.float32)
+    image += np.float32(rng.uniform(0, 2)) * rng.standard_normal((height, width, 1), np.float32)
+    return np.clip(np.rint(image, out=image), 0, 255, out=image).astype(np.uint8)
 
 
 def marked(pixels: Pixels, region: Region) -> Pixels:

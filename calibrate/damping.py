@@ -21,6 +21,7 @@ from calibrate.tiles import Doubles
 from inspectord.inspect import Floats
 
 COUNTS = 3.0  # times the variance by light, beside that among good patches
+LEAST = 1e-3
 MOST = 256  # features: a matrix product more of each patch, which would take too long of many
 
 
@@ -35,15 +36,15 @@ class Damping:
         """From embeddings (positions, d) of good frames, each with those of its copy under other light.
 
         The variance among good patches is that at each place, over the frames, in the mean of all features.
+        Frames that are later held out take part, with no more than such a matrix of up to FRAMES frames.
         """
         origin: Floats | None = None  # the first frame: of frames that hardly differ rounding would be left
         count, total, squares, by_light = 0, np.zeros((1, 1)), 0.0, np.zeros((1, 1))
         for frame, lit in pairs:
             origin = frame if origin is None else origin
-            moved = (frame - origin).astype(np.float64)
-            change = (lit - frame).astype(np.float64)
-            count, total, squares = count + 1, total + moved, squares + float((moved**2).sum())
-            by_light = by_light + change.T @ change
+            moved, change = frame - origin, lit - frame
+            count, total, squares = count + 1, total + moved, squares + float(np.vdot(moved, moved))
+            by_light = by_light + (change.T @ change).astype(np.float64)
         among = (squares - float((total**2).sum()) / count) / (count * total.size)
         return cls.of(by_light / (count * len(total)), among)
 
@@ -51,7 +52,9 @@ class Damping:
     def of(cls, by_light: Doubles, among: float) -> Damping:
         """From the covariance by light (d, d) and the variance among good patches."""
         lengths, axes = np.linalg.eigh(by_light)
-        shares = 1 / np.sqrt(1 + COUNTS * np.maximum(lengths, 0) / max(among, 1e-12))
+        # Of frames that do not differ at all, a thousandth of what light does: nothing becomes nothing.
+        least = max(LEAST * float(lengths.max()), 1e-24)
+        shares = 1 / np.sqrt(1 + COUNTS * np.maximum(lengths, 0) / max(among, least))
         return cls(((axes * shares) @ axes.T).astype(np.float32))
 
     def damp(self, features: ov.Model) -> ov.Model:

@@ -28,6 +28,7 @@ from calibrate.spool import Scratch
 from calibrate.surroundings import Surroundings
 from calibrate.tiles import Joiner
 from inspectord.errors import FitError
+from inspectord.frame import Pixels
 from inspectord.inspect import Floats, compile_model
 from inspectord.linux import peak_mb
 from inspectord.recipe import Recipe
@@ -35,6 +36,10 @@ from inspectord.recipe import Recipe
 INSTEAD = (
     "good frames are too alike for patchcore to tell them apart, so padim is fitted, which is for parts that "
     "all lie in the same place"
+)
+UNDAMPED = (
+    "good frames are so alike that what other light does to their features can't be damped, so it is fitted "
+    "without that"
 )
 
 
@@ -92,11 +97,13 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
         progress.note(f"plain padim is fitted, not adapted to the part: {error}")
         options, instead = plain(plan.options), ""
     except TooAlikeError:
-        if not plan.unasked:
+        if not (plan.damps or plan.unasked):
             raise
-        progress.note(INSTEAD)
+        progress.note(UNDAMPED if plan.damps else INSTEAD)
         options, instead = replace(plan.options, model="padim"), INSTEAD
     # Out here, where no traceback holds what the first fit had in memory.
+    if plan.damps:
+        return fit(replace(plan, undamped=True), progress)
     other = replace(prepare(options, progress, plan.good), instead=instead)
     if instead:
         for line in estimate(other).lines():
@@ -149,13 +156,12 @@ def _less_surroundings(plan: Plan, progress: Progress) -> ov.Model:
 
 
 def _damped(plan: Plan, progress: Progress) -> ov.Model:
-    plain = _embedded(plan, plan.learns_light, progress, "learning what other light does")
     request = _request(plan)
 
     def pairs() -> Iterator[tuple[Floats, Floats]]:
-        for number, frame in zip(plan.learns_light.tolist(), plain, strict=True):
-            request.infer([plan.relit(number)[None]])
-            yield frame.copy(), request.get_output_tensor(0).data.copy()
+        for number in progress.track(plan.learns_light.tolist(), "learning what other light does"):
+            frame = _embedding(request, plan.sample(number)).copy()
+            yield frame, _embedding(request, plan.relit(number))
 
     return Damping.learn(pairs()).damp(plan.graph)
 
@@ -174,11 +180,16 @@ def _embedded(
     """
     request = _request(plan)
     for number in progress.track(samples.tolist(), what):
-        request.infer([plan.sample(number)[None]])
-        embeddings = request.get_output_tensor(0).data
-        if not np.isfinite(embeddings).all():
-            raise FitError("the backbone's features are not finite; use --precision f32, or other weights")
-        yield embeddings
+        yield _embedding(request, plan.sample(number))
+
+
+def _embedding(request: ov.InferRequest, pixels: Pixels) -> Floats:
+    """(positions, d), until the request's next frame."""
+    request.infer([pixels[None]])
+    embeddings: Floats = request.get_output_tensor(0).data
+    if not np.isfinite(embeddings).all():
+        raise FitError("the backbone's features are not finite; use --precision f32, or other weights")
+    return embeddings
 
 
 def _joiner(plan: Plan) -> Joiner:

@@ -12,7 +12,7 @@ import openvino as ov
 from openvino import opset15 as op
 
 from calibrate.backbones import Backbone
-from calibrate.light import Light, counted_pixels, measured
+from calibrate.light import Light, measured, seen_share
 from calibrate.pieces import LOOP, bilinear, in_blocks, nearest, projected, sliced
 from calibrate.region import FILL
 from calibrate.tiles import Blur, Geometry, Joiner
@@ -66,7 +66,7 @@ def feature_model(
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
     planes = _seen(pixels.output(0), geometry, ignored)
     if light is not None:
-        planes = light.even(planes, counted_pixels(geometry, ignored))
+        planes = light.even(planes, seen_share(geometry, ignored))
     tiles = _cut(planes, geometry)
 
     def embedded(images: ov.Output) -> ov.Output:
@@ -93,7 +93,7 @@ def light_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.bo
     """Graph from a frame to its mean and its spread as light.measured() gives them."""
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
     planes = _seen(pixels.output(0), geometry, ignored)
-    found = measured(planes, counted_pixels(geometry, ignored))
+    found = measured(planes, seen_share(geometry, ignored))
     return ov.Model([op.result(value) for value in found], [pixels], "light")
 
 

@@ -5,8 +5,8 @@ grey levels, their spread, and a little the colours' shares. These are brought b
 frames, as far as good frames differ in them less than light makes them differ (Wiener 1949: the share of the
 variance that is light's), and by no more than light does: a dark frame stays dark, and so strange.
 
-What a defect does to the mean of the whole frame goes with it: a part that fills the frame and is a few per
-cent darker all over passes. Measured: docs/research-log.md.
+What a defect does to the mean of the whole frame goes with it: of parts that fill the frame, ones that are
+all over up to a sixth darker or brighter pass. Measured: docs/research-log.md.
 """
 
 from __future__ import annotations
@@ -14,32 +14,37 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
-from calibrate.region import Mask
+from calibrate.region import FILL, Mask
 from calibrate.tiles import Doubles, Geometry
 from inspectord.frame import Pixels
 from inspectord.inspect import Floats
 
 FRAMES = 64  # good frames that teach, at most
-SIDE = 256  # pixels that are counted in each direction, at most
+SIDE = 256  # of larger frames means of blocks are counted, at least so many in each direction
 # What light does, one standard deviation: to brightness and contrast, to a colour beside the others; as a
-# share, and of means in grey levels besides.
+# share, and to means in grey levels besides.
 DRIFT, TINT = (0.05, 3.0), (0.02, 1.0)
 MOST = 3  # times that are made good
-LEAST = 1.0  # grey levels; a smaller spread is noise, and counts as this
-UNIT = 64.0  # grey levels; squares of these stay far from the largest half-precision number
+LEAST = 4.0  # grey levels; of less spread, which is noise or one defect's, and of less light nothing is told
+SEEN = 0.999  # of a block, or it is not counted
+EVENED = "evened"  # name in the graph
 RELIT = "relight_brightness", "relight_colour", "relight_contrast"  # how much is made good
 
 
 @dataclass(frozen=True)
 class Light:
-    """What good frames have, in grey levels, and how much of a difference is made good, 0 to 1."""
+    """What good frames have, in grey levels, and how much of a difference is made good, 0 to 1.
+
+    Frames that are later held out teach it, too: five numbers of at most FRAMES frames.
+    """
 
     mean: Floats  # (channels,) red, green, blue
-    spread: float  # of all channels
+    spread: float  # mean distance from the mean, over all channels
     of_brightness: float
     of_colour: float
     of_contrast: float
@@ -63,9 +68,11 @@ class Light:
             of_contrast=_share(DRIFT[0], contrast - contrast.mean()),
         )
 
-    def even(self, planes: ov.Output, counted: Mask | None) -> ov.Output:
-        """planes (1, channels, height, width) as the good frames' light would have shown them."""
-        mean, spread = measured(planes, counted)
+    def even(self, planes: ov.Output, seen: Floats | None) -> ov.Output:
+        """planes (1, channels, height, width), 0 to 255, as the light of the good frames shows them. What
+        is ignored stays as it is; seen: see seen_share.
+        """
+        mean, spread = measured(planes, seen)
         brightness = float(self.mean.mean())
         proportions = _of_channels(self.mean / max(brightness, LEAST))
         lacking = op.subtract(_of_channels(self.mean), mean)
@@ -81,7 +88,13 @@ class Light:
         # Of one channel, and side by side: or OpenVINO would compute them again for every pixel.
         gains = op.multiply(gain, _of_channels(np.ones_like(self.mean)))
         both = op.split(op.concat([gains, moved], 0), op.constant(0), 2)
-        return op.add(op.multiply(planes, both.output(0)), both.output(1)).output(0)
+        gains, moved = both.outputs()
+        if seen is not None:
+            kept = op.multiply(op.subtract(op.constant(np.float32(1)), gains), op.constant(FILL * (1 - seen)))
+            moved = op.add(op.multiply(moved, op.constant(seen)), kept).output(0)
+        evened = op.clamp(op.add(op.multiply(planes, gains), moved), 0.0, 255.0).output(0)
+        evened.get_tensor().set_names({EVENED})
+        return evened
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -90,37 +103,45 @@ class Light:
         return {name: round(share, 3) for name, share in zip(RELIT, shares, strict=True)}
 
 
-def measured(planes: ov.Output, counted: Mask | None) -> tuple[ov.Output, ov.Output]:
-    """Means of the pixels of planes (1, channels, height, width), of shape (1, channels, 1, 1), and their
-    spread over all channels, (1, 1, 1, 1), in grey levels; counted (height, width), None: all.
+def measured(planes: ov.Output, seen: Floats | None) -> tuple[ov.Output, ov.Output]:
+    """Means of the pixels of planes (1, channels, height, width), of shape (1, channels, 1, 1), and the mean
+    distance from these over all channels, (1, 1, 1, 1), in grey levels. seen: see seen_share.
     """
-    height, width = planes.get_shape()[2:]
-    step = max(1, -(-max(height, width) // SIDE))
-    start, stop, steps = (op.constant([value] * 2) for value in (step // 2, max(height, width), step))
-    seen = planes
-    if step > 1:
-        seen = op.slice(planes, start, stop, steps, op.constant([2, 3])).output(0)
+    step = [max(1, side // SIDE) for side in planes.get_shape()[2:]]
     weights = None
-    if counted is not None:
-        weights = counted[step // 2 :: step, step // 2 :: step].astype(np.float32)
-        weights /= max(float(weights.sum()), 1.0)
-    mean = _mean(seen, weights)
-    apart = op.multiply(op.subtract(seen, mean), op.constant(np.float32(1 / UNIT)))
-    variance = op.reduce_mean(_mean(op.multiply(apart, apart).output(0), weights), op.constant([1]), True)
-    spread = op.multiply(op.sqrt(variance), op.constant(np.float32(UNIT)))
+    if max(step) > 1:
+        planes = _blocks(planes, step)
+    if seen is not None:
+        weights = _pooled(seen, step)
+        weights = np.where(weights > SEEN, weights, 0) if (weights > SEEN).any() else weights
+        weights = weights / weights.mean()
+    mean = _mean(planes, weights)
+    apart = _mean(op.abs(op.subtract(planes, mean)).output(0), weights)
+    spread = op.reduce_mean(apart, op.constant([1]), True)
     return mean, op.maximum(spread, op.constant(np.float32(LEAST))).output(0)
 
 
-def counted_pixels(geometry: Geometry, ignored: Mask | None) -> Mask | None:
-    """Pixels of the scaled region that show none that is ignored, (rows, columns); None: all."""
+def seen_share(geometry: Geometry, ignored: Mask | None) -> Floats | None:
+    """What share of each pixel of the scaled region is not ignored, (1, 1, rows, columns); None: of all 1."""
     x, y, width, height = geometry.roi
     if ignored is None or not ignored[y : y + height, x : x + width].any():
         return None
-    rows, columns = (
-        np.minimum(((np.arange(axis.length) + 0.5) / geometry.scale).astype(int), side - 1)
-        for axis, side in ((geometry.rows, height), (geometry.columns, width))
-    )
-    return np.asarray(~ignored[y : y + height, x : x + width][np.ix_(rows, columns)])
+    seen = (~ignored[y : y + height, x : x + width]).astype(np.float32)
+    size = geometry.columns.length, geometry.rows.length
+    how = cv2.INTER_AREA if geometry.scale < 1 else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(seen, size, interpolation=how), np.float32)[None, None]
+
+
+def _blocks(planes: ov.Output, step: list[int]) -> ov.Output:
+    nothing = [0, 0]
+    return op.avg_pool(planes, step, nothing, nothing, step, True).output(0)
+
+
+def _pooled(seen: Floats, step: list[int]) -> Floats:
+    """What _blocks makes of it."""
+    rows, columns = (side // pixels for side, pixels in zip(seen.shape[2:], step, strict=True))
+    whole = seen[0, 0, : rows * step[0], : columns * step[1]]
+    return np.asarray(whole.reshape(rows, step[0], columns, step[1]).mean((1, 3)))[None, None]
 
 
 def _drift(mean: float, light: tuple[float, float]) -> float:
@@ -141,10 +162,9 @@ def _share_of(difference: ov.Output, share: float, drift: float) -> ov.Output:
 
 
 def _mean(planes: ov.Output, weights: Floats | None) -> ov.Output:
-    axes = op.constant([2, 3])
-    if weights is None:
-        return op.reduce_mean(planes, axes, True).output(0)
-    return op.reduce_sum(op.multiply(planes, op.constant(weights)), axes, True).output(0)
+    if weights is not None:
+        planes = op.multiply(planes, op.constant(weights)).output(0)
+    return op.reduce_mean(planes, op.constant([2, 3]), True).output(0)
 
 
 def _of_channels(values: Floats) -> ov.Output:

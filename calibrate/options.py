@@ -51,7 +51,7 @@ class FitOptions:
     minutes: float | None = None  # of training, instead of steps; efficientad-lite: 4, padim-seg: 5
     train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
     surroundings: bool | None = None  # features less what is foretold; None: see plan
-    relight: bool | None = None  # frames brought to the good frames' light; None: see plan
+    relight: bool | None = None  # frames brought to the good frames' light, features damped; None: see plan
     absolute: bool = False  # score distances as they are (the papers'), not by levels.Levels
     smoothing_px: float | None = None  # Gaussian sigma on the map, in scaled pixels; None: see plan.Plan
     max_false_reject_rate: float = 0.001

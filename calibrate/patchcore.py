@@ -92,7 +92,7 @@ class PatchCore(Kind):
         cost = Cost(
             recipe_mb=recipe / 1e6,
             disk_mb=4 * plan.embedded * plan.positions * (size.dimensions + 1) / 1e6,
-            memory_mb=peak_mb + kept / 1e6 + WORK_MB,
+            memory_mb=peak_mb + max(kept, plan.damping_bytes) / 1e6 + WORK_MB,
             seconds=(choosing + scoring) / FLOPS + 5,
             about=size.words(),
         )
@@ -139,7 +139,7 @@ class PatchCore(Kind):
             for sample in np.flatnonzero((plan.folds.of_frame == fold) & plan.folds.measured).tolist():
                 known = known_away(plan, plan.good.frames[sample // copies].digest)
                 away.take(int(number[sample]), sample, without, known)
-        if not bank.tells(away.farthest):
+        if not bank.tells(away.farthest, plan.damps):
             raise TooAlikeError(TOO_ALIKE)
         for place, sample in enumerate(plan.checked.tolist()):
             checked.take(place, sample, bank)

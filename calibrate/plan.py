@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from calibrate.eight_bits import Loss
 
 GOLDEN_FRAMES = 5
+DAMPED = "damped"  # a recipe's parameter
 SMOOTHING_PX = 4.0
 KEEP_MB = 200  # kept without being asked: PaDiM's default takes 42, ResNet-18's map of 64 x 64 takes 170
 
@@ -54,6 +55,7 @@ class Plan:
     folds: Folds
     around: bool = False  # features are taken less what their surroundings foretell
     light: Light | None = None  # frames are brought to this
+    undamped: bool = False  # though they are, features are taken as they are
     unasked: bool = False  # the kind is the usual one
     instead: str = ""  # why it is another one, though none was asked for
     earlier: Earlier | None = None  # what `calibrate extend` adds the frames to
@@ -82,20 +84,30 @@ class Plan:
     @property
     def damps(self) -> bool:
         """Whether features are damped along what other light does to them."""
-        return self.light is not None and self.kind.by_distance and self.reduction.dimensions <= damping.MOST
+        few = self.reduction.dimensions <= damping.MOST
+        return self.light is not None and self.kind.by_distance and few and not self.undamped
+
+    @property
+    def damping_bytes(self) -> int:
+        """What learning that takes: a frame under other light, and features of a few."""
+        frame = math.prod(self.frame.shape)
+        return self.damps * (16 * frame + 32 * self.positions * self.reduction.dimensions)
 
     @property
     def learns_light(self) -> Indices:
         """Samples that teach it, each with a copy; none where the graph knows, or is not to."""
-        frames = evenly(np.arange(len(self.good)), FRAMES) if self.damps else np.arange(0)
-        return frames * (1 + self.options.augment)
+        if not self.damps:
+            return np.arange(0)
+        return evenly(np.arange(len(self.good)), FRAMES) * (1 + self.options.augment)
 
     @property
-    def told_of_light(self) -> dict[str, float]:
+    def told_of_light(self) -> dict[str, float | bool]:
         """How much of another light is made good, for recipe.toml."""
         if self.earlier is not None:
-            return {name: value for name, value in self.earlier.parameters.items() if name in RELIT}
-        return {} if self.light is None else self.light.parameters
+            known = self.earlier.parameters
+            return {name: value for name, value in known.items() if name in (*RELIT, DAMPED)}
+        damped = {DAMPED: True} if self.damps else {}
+        return {} if self.light is None else self.light.parameters | damped
 
     @property
     def learns_around(self) -> Indices:

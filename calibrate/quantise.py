@@ -20,6 +20,7 @@ import numpy as np
 import openvino as ov
 from openvino import opset15 as op
 
+from calibrate.light import EVENED
 from calibrate.pieces import LOOP
 from calibrate.quantise_loops import QUANTISED, Reached, compiled, in_loop, loops, set_range
 from inspectord.errors import FitError
@@ -94,11 +95,18 @@ def _of_pixels(model: ov.Model) -> set[str]:
 
 
 def _range_of(model: ov.Model, name: str) -> Reached:
-    """What a node takes in, of a black frame and of a white one: nothing but scaling lies before it."""
+    """What a node takes in, of a black frame and of a white one: nothing but scaling lies before it, and the
+    light that frames are brought to, which is left out, for it leaves no pixel beyond black and white.
+    """
     copy = model.clone()
     node = next(node for node in copy.get_ordered_ops() if node.get_friendly_name() == name)
-    before = ov.Model([op.result(node.input_value(0))], copy.get_parameters(), "pixels")
-    shape, kind = copy.inputs[0].get_shape(), copy.inputs[0].get_element_type().to_dtype()
+    entries = copy.get_parameters()
+    if evened := [o for each in copy.get_ordered_ops() for o in each.outputs() if EVENED in o.get_names()]:
+        entries = [op.parameter(evened[0].get_shape(), ov.Type.f32)]
+        for reader in evened[0].get_target_inputs():
+            reader.replace_source_output(entries[0].output(0))
+    before = ov.Model([op.result(node.input_value(0))], entries, "pixels")
+    shape, kind = before.inputs[0].get_shape(), before.inputs[0].get_element_type().to_dtype()
     request = compiled(before)
     found = [np.array(request.infer([np.full(shape, level, kind)])[0]) for level in (0, 255)]
     return Reached(np.min(found).astype(np.float32), np.max(found).astype(np.float32))

@@ -176,7 +176,8 @@ def learn_by_tile(plan: Plan, embeddings: Iterable[Floats], folder: Path, progre
         for (start, _), found in zip(blocks, by.run(fit_tile, units()), strict=True):
             banks.append(found.bank)
             told = told or (
-                found.bank is not None and found.bank.tells(found.away[:, counted[start : start + each]])
+                found.bank is not None
+                and found.bank.tells(found.away[:, counted[start : start + each]], plan.damps)
             )
             away.write_block(start, found.away[..., None])
             checked.write_block(start, found.checked[..., None])

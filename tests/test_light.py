@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import openvino as ov
 import pytest
@@ -14,10 +12,12 @@ from calibrate.backbones import BUNDLED
 from calibrate.cli import main
 from calibrate.fit import fit
 from calibrate.graph import light_model
-from calibrate.light import DRIFT, FRAMES, MOST, Light
+from calibrate.images import GoodFrames
+from calibrate.light import DRIFT, MOST, Light
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
+from calibrate.region import FILL
 from calibrate.tiles import plan
 from inspectord.errors import FitError
 from inspectord.inspect import Inspector
@@ -49,11 +49,11 @@ def learned(frames, ignored=None, **wish):
     return Light.learn(frames, light_model(spec(frames[0].shape[2]), geometry, ignored)), geometry
 
 
-def even(known, frame, counted=None):
+def even(known, frame, seen=None):
     """A frame as the graph shows it, (height, width, channels), blue first as frames are."""
     planes = np.ascontiguousarray(frame[..., ::-1].transpose(2, 0, 1)[None], np.float32)
     entry = op.parameter(planes.shape, ov.Type.f32)
-    model = ov.Model([op.result(known.even(entry.output(0), counted))], [entry], "even")
+    model = ov.Model([op.result(known.even(entry.output(0), seen))], [entry], "even")
     found = ov.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})([planes])[0]
     return found[0].transpose(1, 2, 0)[..., ::-1]
 
@@ -66,7 +66,7 @@ def alike():
 def test_it_learns_each_colours_mean_red_first_and_the_spread_of_all(alike):
     frames = np.array([pixels(part(seed)) for seed in range(20)], float)
     assert alike.mean == pytest.approx(frames.mean((0, 1, 2))[::-1], abs=0.05)
-    assert alike.spread == pytest.approx(np.sqrt(frames.var((1, 2)).mean()), rel=0.01)
+    assert alike.spread == pytest.approx(np.abs(frames - frames.mean((1, 2), keepdims=True)).mean(), rel=0.01)
     assert min(alike.parameters.values()) > 0.99  # good frames hardly differ
 
 
@@ -146,22 +146,27 @@ def test_ignored_pixels_do_not_count():
     frames = [pixels(part(seed)) for seed in range(20)]
     known, geometry = learned(frames, ignored)
     assert known.mean == pytest.approx(np.array(frames, float)[:, :, 50:].mean((0, 1, 2))[::-1], abs=0.3)
-    counted = light.counted_pixels(geometry, ignored)
-    assert (counted == ~ignored).all()
-    assert light.counted_pixels(geometry, None) is None
-    painted = pixels(part(55))
-    painted[:, :50] = 255
-    assert even(known, painted, counted)[:, 50:] == pytest.approx(part(55)[:, 50:], abs=1.5)
+    seen = light.seen_share(geometry, ignored)
+    assert (seen[0, 0] == ~ignored).all()
+    assert light.seen_share(geometry, None) is None
+    painted = pixels(part(55, brightness=12))
+    painted[:, :50] = FILL
+    shown = even(known, painted, seen)
+    assert shown[:, 50:] == pytest.approx(part(55)[:, 50:], abs=1.5)
+    assert (shown[:, :50] == FILL).all()  # or the mask's edge would be one that no good frame had
 
 
-def test_of_scaled_frames_the_masked_places_are_found():
+def test_of_scaled_frames_a_pixel_counts_as_far_as_it_is_seen():
     ignored = np.zeros((HEIGHT, WIDTH), bool)
     ignored[10:, 64:] = True
-    counted = light.counted_pixels(plan((0, 8, WIDTH, 80), 8, 8, resize=40), ignored)
-    assert counted.shape == (40, 64)
-    assert counted[0].all()
-    assert counted[:, :32].all()
-    assert not counted[1:, 32:].any()
+    seen = light.seen_share(plan((0, 8, WIDTH, 80), 8, 8, resize=40), ignored)[0, 0]
+    assert seen.shape == (40, 64)
+    assert (seen[0] == 1).all()
+    assert (seen[:, :32] == 1).all()
+    assert not seen[1:, 32:].any()
+    ignored = np.arange(HEIGHT)[:, None] % 4 == np.zeros(WIDTH)
+    seen = light.seen_share(plan((0, 0, WIDTH, HEIGHT), 8, 8, resize=24), ignored)
+    assert seen == pytest.approx(0.75)
 
 
 def test_of_large_frames_not_every_pixel_is_counted_and_of_the_counted_the_same_is_told():
@@ -174,13 +179,35 @@ def test_of_large_frames_not_every_pixel_is_counted_and_of_the_counted_the_same_
     )
     mean, spread = ov.Core().compile_model(model, "CPU")([large[None]]).values()
     assert mean.ravel() == pytest.approx(large.mean((0, 1))[::-1], abs=1)
-    assert spread.ravel() == pytest.approx([np.sqrt(large.var((0, 1)).mean())], rel=0.02)
+    assert spread.ravel() == pytest.approx([np.abs(large - large.mean((0, 1))).mean()], rel=0.02)
 
 
-def test_a_mask_that_leaves_nothing_to_count_moves_nothing(alike):
-    frame = pixels(part(56))
-    nothing = dataclasses.replace(alike, mean=np.zeros(3, np.float32), spread=1.0)
-    assert even(nothing, frame, np.zeros((HEIGHT, WIDTH), bool)) == pytest.approx(frame, abs=1e-3)
+def test_a_pattern_that_moves_is_no_other_light():
+    """Every eighth pixel alone, instead of means of blocks, would see 60 or 180 here."""
+    mesh = np.repeat(np.repeat([[60, 180] * 128], 4, 1), 1024, 0)[..., None].astype(np.uint8)
+    spec_, geometry = FrameSpec(width=1024, height=1024, pixel_format="Mono8"), plan((0, 0, 1024, 1024), 8, 8)
+    model = ov.Core().compile_model(light_model(spec_, geometry, None), "CPU")
+    for shift in range(4):
+        mean, _ = model([np.roll(mesh, shift, 1)[None]]).values()
+        assert mean.ravel() == pytest.approx([120], abs=1)
+
+
+def test_of_a_mask_finer_than_the_pixels_all_that_is_seen_counts(alike):
+    frame = pixels(part(56, brightness=10))
+    half = np.full((1, 1, HEIGHT, WIDTH), 0.5, np.float32)
+    shown = even(alike, ((frame + FILL) / 2).astype(np.float32), half)
+    assert np.isfinite(shown).all()
+
+
+def test_a_defect_on_an_even_part_keeps_its_contrast():
+    """With the least spread at a level of noise it would be shown at most of it."""
+    rng = np.random.default_rng(0)
+    even_part = lambda: pixels(120 + rng.normal(0, 2, (HEIGHT, WIDTH, 1)))  # noqa: E731
+    known, _ = learned([even_part() for _ in range(20)])
+    struck = even_part()
+    struck[30:40, 40:50] += 40
+    shown = even(known, struck)
+    assert shown[30:40, 40:50].mean() - shown[60:].mean() > 38
 
 
 # --- in a fit ---
@@ -226,16 +253,11 @@ def test_the_command_refuses_it_too(folder, capsys):
 
 
 def test_few_of_many_frames_are_read(folder, monkeypatch):
-    seen = []
+    seen, read = [], GoodFrames.read
     monkeypatch.setattr("calibrate.plan.FRAMES", 3)
-    monkeypatch.setattr(
-        Light,
-        "learn",
-        lambda frames, measure: seen.append(len(list(frames))) or Light(np.ones(1), *[1.0] * 4),
-    )
+    monkeypatch.setattr(GoodFrames, "read", lambda good, index: seen.append(index) or read(good, index))
     prepare(options(folder), Silent())
-    assert seen == [3]
-    assert FRAMES == 64
+    assert seen == [0, 14, 29]
 
 
 def test_a_recipe_says_how_much_is_made_good_and_passes_a_good_part_in_other_light(folder):

@@ -19,6 +19,7 @@ from calibrate.backbones.weights import convolve, random_state
 from calibrate.cli import main
 from calibrate.eight_bits import Loss, agreement
 from calibrate.fit import fit
+from calibrate.light import Light
 from calibrate.options import FitOptions
 from calibrate.pieces import LOOP, in_blocks
 from calibrate.plan import prepare
@@ -121,6 +122,28 @@ def test_pixels_brighter_than_any_of_a_good_frame_are_not_cut_off():
     request = compile_model(after, "CPU", "f32", threads=1).create_infer_request()
     tones = [request.infer([np.full((1, 32, 40, 1), tone, np.uint8)])[0].max() for tone in (31, 100, 255)]
     assert tones[2] / tones[1] == pytest.approx(2.55, rel=0.02)
+
+
+@pytest.mark.parametrize("tiles", [1, 2])
+def test_of_frames_brought_to_another_light_no_pixel_is_cut_off_either(tiles):
+    """Asked through the light, a black and a white frame are two greys: white beside black would be cut."""
+    light = Light(np.full(1, 120, np.float32), 60.0, 1.0, 1.0, 1.0)
+
+    def seen(images):
+        evened = light.even(planes_of(images), None)
+        if tiles == 1:
+            return convolve(evened, kernels(1, 4, 1), None, 1)
+        both = op.concat([evened, evened], 0).output(0)
+        tile = op.parameter([1, *both.get_shape()[1:]], ov.Type.f32)
+        return in_blocks([(tile, both)], convolve(tile.output(0), kernels(1, 4, 1), None, 1), 1)
+
+    before = model_of(seen)
+    after = quantised(before, [pixels // 4 + 90 for pixels in frames()])
+    half = np.zeros((32, 40, 1), np.uint8)
+    half[:, 20:] = 255
+    known, found = answers(before, [half]), answers(after, [half])
+    assert found.max() == pytest.approx(known.max(), rel=0.02)
+    assert found.min() == pytest.approx(known.min(), rel=0.02)
 
 
 def test_what_is_in_8_bits_already_stays_as_it_is():

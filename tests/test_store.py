@@ -68,11 +68,11 @@ def test_a_version_that_is_published_while_another_counts_keeps_its_number(tmp_p
         with new_version(tmp_path, "flange") as staging:
             (staging.path / "first").write_text("")
             reserved.set()
-            go.wait()
+            go.wait(10)
 
     first = threading.Thread(target=publish)
     first.start()
-    reserved.wait()
+    assert reserved.wait(10)
     monkeypatch.setattr(store, "_version_names", counted)
     with new_version(tmp_path, "flange") as staging:
         (staging.path / "second").write_text("")
