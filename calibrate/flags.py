@@ -166,7 +166,7 @@ def add_of_model(add: Callable[..., object]) -> None:
     add(
         "--backbone",
         metavar="NAME|FILE",
-        help="lite, standard or steady (for light that changes), which need no --weights, mobilenet_v2, "
+        help="lite, standard or steady (trained under other light), which need no --weights, mobilenet_v2, "
         "resnet18, resnet34, resnet50, wide_resnet50_2 or an .onnx/.xml file; default: bundled, which is "
         "standard",
     )
