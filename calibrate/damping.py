@@ -21,7 +21,7 @@ from calibrate.tiles import Doubles
 from inspectord.inspect import Floats
 
 COUNTS = 3.0  # times the variance by light, beside that among good patches
-LEAST = 1e-3
+LEAST = 1e-3  # of the most that light does in a direction; good patches that differ less count as this
 MOST = 256  # features: a matrix product more of each patch, which would take too long of many
 
 
@@ -52,7 +52,6 @@ class Damping:
     def of(cls, by_light: Doubles, among: float) -> Damping:
         """From the covariance by light (d, d) and the variance among good patches."""
         lengths, axes = np.linalg.eigh(by_light)
-        # Of frames that do not differ at all, a thousandth of what light does: nothing becomes nothing.
         least = max(LEAST * float(lengths.max()), 1e-24)
         shares = 1 / np.sqrt(1 + COUNTS * np.maximum(lengths, 0) / max(among, least))
         return cls(((axes * shares) @ axes.T).astype(np.float32))

@@ -108,11 +108,11 @@ def measured(planes: ov.Output, seen: Floats | None) -> tuple[ov.Output, ov.Outp
     distance from these over all channels, (1, 1, 1, 1), in grey levels. seen: see seen_share.
     """
     step = [max(1, side // SIDE) for side in planes.get_shape()[2:]]
-    weights = None
     if max(step) > 1:
-        planes = _blocks(planes, step)
+        planes = op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+    weights = None
     if seen is not None:
-        weights = _pooled(seen, step)
+        weights = _blocks(seen, step)
         weights = np.where(weights > SEEN, weights, 0) if (weights > SEEN).any() else weights
         weights = weights / weights.mean()
     mean = _mean(planes, weights)
@@ -132,13 +132,8 @@ def seen_share(geometry: Geometry, ignored: Mask | None) -> Floats | None:
     return np.asarray(cv2.resize(seen, size, interpolation=how), np.float32)[None, None]
 
 
-def _blocks(planes: ov.Output, step: list[int]) -> ov.Output:
-    nothing = [0, 0]
-    return op.avg_pool(planes, step, nothing, nothing, step, True).output(0)
-
-
-def _pooled(seen: Floats, step: list[int]) -> Floats:
-    """What _blocks makes of it."""
+def _blocks(seen: Floats, step: list[int]) -> Floats:
+    """Means of blocks of step pixels, as the graph takes them of planes."""
     rows, columns = (side // pixels for side, pixels in zip(seen.shape[2:], step, strict=True))
     whole = seen[0, 0, : rows * step[0], : columns * step[1]]
     return np.asarray(whole.reshape(rows, step[0], columns, step[1]).mean((1, 3)))[None, None]
