@@ -26,8 +26,8 @@ from inspectord.inspect import Floats
 MEMBERS_AT_ONCE = 512  # measured, 1024 positions x 4096 members x 64: 128 5.1 ms, 512 2.9, 4096 3.4
 FLOOR = 0.01  # of the members' root mean square, where float32 leaves a distance some 0.3 %
 # Floors, where it leaves 0.03 %; and where features are damped, which shortens some distances more than
-# others (measured: 0.3 % of a score at 4, 0.13 % at 7).
-TOLD, TOLD_DAMPED = 4, 20
+# others (measured: 0.3 % of a score at 4 floors, 0.08 % at 10, less than 0.02 % at 14 to 26).
+TOLD, TOLD_DAMPED = 4, 12
 FILES = "members", "centre", "places"
 LOOP_POSITIONS = 4096  # more at once would take more than 8 MB of distances
 
