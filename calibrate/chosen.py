@@ -93,7 +93,8 @@ def _not_of_trained(options: argparse.Namespace) -> None:
         return
     for flag in NOT_OF_EFFICIENTAD if options.model in EFFICIENTAD else ("surroundings",):
         if getattr(options, flag) is not None:
-            raise SettingsError(f"--{flag} has no effect with --model {options.model}; leave it out")
+            given = f"no-{flag}" if getattr(options, flag) is False else flag
+            raise SettingsError(f"--{given} has no effect with --model {options.model}; leave it out")
     if options.extendable:
         raise SettingsError(
             f"--extendable: no frames can be added to what --model {options.model} has learned; leave it out"

@@ -37,6 +37,10 @@ INSTEAD = (
     "good frames are too alike for patchcore to tell them apart, so padim is fitted, which is for parts that "
     "all lie in the same place"
 )
+PASSES = (
+    "frames are brought to the good ones' light, so a part that is all over up to a sixth darker or brighter "
+    "passes; is that a defect? Then fit with --no-relight"
+)
 UNDAMPED = (
     "good frames are so alike that what other light does to their features can't be damped, so it is fitted "
     "without that"
@@ -91,6 +95,8 @@ def _frame_seconds(plan: Plan) -> float:
 
 def fit(plan: Plan, progress: Progress) -> Recipe:
     """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
+    if plan.light is not None and plan.options.relight is None and not plan.undamped:
+        progress.note(PASSES)
     try:
         return _fitted(plan, progress)
     except NothingGainedError as error:

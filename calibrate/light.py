@@ -5,8 +5,9 @@ grey levels, their spread, and a little the colours' shares. These are brought b
 frames, as far as good frames differ in them less than light makes them differ (Wiener 1949: the share of the
 variance that is light's), and by no more than light does: a dark frame stays dark, and so strange.
 
-What a defect does to the mean of the whole frame goes with it: of parts that fill the frame, ones that are
-all over up to a sixth darker or brighter pass. Measured: docs/research-log.md.
+What a defect does to the mean and the spread of the whole frame goes with it: parts that are all over up to
+a sixth darker or brighter pass, before another background too, for that is two greys, and a mean and a
+spread are two numbers. Measured: docs/research-log.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from openvino import opset15 as op
 from calibrate import light
 from calibrate.backbones import BUNDLED
 from calibrate.cli import main
-from calibrate.fit import fit
+from calibrate.fit import PASSES, fit
 from calibrate.graph import light_model
 from calibrate.images import GoodFrames
 from calibrate.light import DRIFT, MOST, Light
@@ -246,10 +246,18 @@ def test_what_takes_frames_as_they_are_refuses_it(folder):
         prepare(options(folder, model="efficientad-lite", relight=True, steps=1), Silent())
 
 
-def test_the_command_refuses_it_too(folder, capsys):
-    words = ["fit", str(folder), "--product", "p", "--model", "efficientad-lite", "--relight"]
+@pytest.mark.parametrize("flag", ["--relight", "--no-relight"])
+def test_the_command_refuses_it_too(folder, capsys, flag):
+    words = ["fit", str(folder), "--product", "p", "--model", "efficientad-lite", flag]
     assert main(words) == 78
-    assert "--relight has no effect with --model efficientad-lite" in capsys.readouterr().err
+    assert f"{flag} has no effect with --model efficientad-lite" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("asked", "said"), [(None, True), (True, False), (False, False)])
+def test_a_fit_says_what_it_makes_pass_unless_it_was_asked(folder, asked, said):
+    notes = Silent()
+    fit(prepare(options(folder, relight=asked, model="padim"), Silent()), notes)
+    assert (PASSES in notes.notes) == said
 
 
 def test_few_of_many_frames_are_read(folder, monkeypatch):
