@@ -23,7 +23,7 @@ from openvino import opset15 as op
 from calibrate.region import FILL, Mask
 from calibrate.tiles import Doubles, Geometry
 from inspectord.frame import Pixels
-from inspectord.inspect import Floats
+from inspectord.inspect import Floats, compile_model
 
 FRAMES = 64  # good frames that teach, at most
 SIDE = 256  # of larger frames means of blocks are counted, at least so many in each direction
@@ -51,9 +51,9 @@ class Light:
     of_contrast: float
 
     @classmethod
-    def learn(cls, frames: Iterable[Pixels], measure: ov.Model) -> Light:
+    def learn(cls, frames: Iterable[Pixels], measure: ov.Model, threads: int = 0) -> Light:
         """From good frames, (height, width, channels) each, as a graph of measured() sees them."""
-        compiled = ov.Core().compile_model(measure, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = compile_model(measure, "CPU", "f32", threads)
         found = [[np.ravel(value) for value in compiled([frame[None]]).values()] for frame in frames]
         means = np.array([mean for mean, _ in found], np.float64)
         contrast = np.log([float(spread[0]) for _, spread in found])
@@ -86,7 +86,7 @@ class Light:
         ratio = op.divide(op.constant(np.float32(self.spread)), spread)
         gain = op.exp(_share_of(op.log(ratio), self.of_contrast, DRIFT[0]))
         moved = op.add(op.subtract(mean, op.multiply(mean, gain)), move)
-        # Of one channel, and side by side: or OpenVINO would compute them again for every pixel.
+        # One a channel, side by side and parted again: else OpenVINO computes them anew for every pixel.
         gains = op.multiply(gain, _of_channels(np.ones_like(self.mean)))
         both = op.split(op.concat([gains, moved], 0), op.constant(0), 2)
         gains, moved = both.outputs()

@@ -324,7 +324,8 @@ def _light(
     if not (wanted if options.relight is None else options.relight):
         return None
     frames = (good.read(index) for index in evenly(np.arange(len(good)), FRAMES).tolist())
-    return Light.learn(frames, light_model(_frame_spec(good), geometry, region.ignored))
+    measure = light_model(_frame_spec(good), geometry, region.ignored)
+    return Light.learn(frames, measure, options.threads)
 
 
 def _frame_spec(good: GoodFrames) -> FrameSpec:
