@@ -292,8 +292,7 @@ def _opened(options: FitOptions) -> tuple[Kind, Backbone]:
 def _around(options: FitOptions, kind: Kind, backbone: Backbone, lacking: str, progress: Progress) -> bool:
     """Whether features are taken less what their surroundings foretell.
 
-    By itself with the bundled networks alone: others are used as their methods' papers say. Raises FitError
-    where it is asked for and can't be.
+    By itself where that is ours to decide. Raises FitError where it is asked for and can't be.
     """
     if kind.surroundings == "never":
         lacking = f"{kind.name} has a network that sees them; leave --surroundings out"
@@ -301,10 +300,15 @@ def _around(options: FitOptions, kind: Kind, backbone: Backbone, lacking: str, p
         raise FitError(f"what surroundings foretell can't be learned: {lacking}")
     if options.surroundings is not None:
         return options.surroundings
-    wanted = kind.surroundings == "with ours" and backbone.name in BUNDLED and not options.absolute
+    wanted = kind.surroundings == "with ours" and _ours(backbone, options)
     if wanted and lacking:
         progress.note(f"patches are judged without what their surroundings foretell: {lacking}")
     return wanted and not lacking
+
+
+def _ours(backbone: Backbone, options: FitOptions) -> bool:
+    """Whether how features are used is ours to decide: else it is as the methods' papers say."""
+    return backbone.name in BUNDLED and not options.absolute
 
 
 def _light(
@@ -315,12 +319,12 @@ def _light(
     region: Region,
     geometry: tiles.Geometry,
 ) -> Light | None:
-    """That of the good frames, where every frame is brought to it: as with surroundings by itself with the
-    bundled networks alone. Raises FitError where it is asked for and can't be.
+    """That of the good frames, where every frame is brought to it: by itself where that is ours to decide.
+    Raises FitError where it is asked for and can't be.
     """
     if options.relight and not kind.relights:
         raise FitError(f"{kind.name} takes every frame as it is; leave --relight out")
-    wanted = kind.relights and backbone.name in BUNDLED and not options.absolute
+    wanted = kind.relights and _ours(backbone, options)
     if not (wanted if options.relight is None else options.relight):
         return None
     frames = (good.read(index) for index in evenly(np.arange(len(good)), FRAMES).tolist())

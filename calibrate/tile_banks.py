@@ -136,7 +136,8 @@ def foreseen(plan: Plan, peak_mb: float) -> Cost:
     unit = 2 * features + 4 * largest.candidates * (chosen_in + folds + 6) + 6 * 4 * largest.members * d
     count = together(options)
     processes = 0 if count == 1 else count * PROCESS_MB
-    memory = peak_mb + WORK_MB + processes + (count * unit + 8 * members * d) / 1e6
+    fitting = processes + (count * unit + 8 * members * d) / 1e6
+    memory = peak_mb + WORK_MB + max(fitting, plan.damping_bytes / 1e6)
     if memory > options.memory_mb:
         raise FitError(
             f"the fit would take {memory:.0f} MB, {unit / 1e6:.0f} of them for each tile in memory and "
