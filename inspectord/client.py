@@ -29,6 +29,8 @@ from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, as_historical,
 
 REDIAL_S = 3.0  # of silence, and between two tries
 MOST_REPLAYED = 20_000  # verdicts fetched for one gap; of a longer absence the older part is a Gap
+ANSWER_S, PAUSE_S = 2.0, 0.5  # for a reply; after none, before the daemon is asked again, if it is heard
+MOST_UNANSWERED = 3  # requests; then what they asked for is a Gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +107,8 @@ class Client:
         self._camera, self._timeout_ms, self._connect_s = camera, heartbeat_timeout_ms, connect_s
         self._receive_depth, self._from_start = receive_depth, from_start
         self._seen: dict[str, int] = {}  # camera -> last seq given out
+        self._heard_of: dict[str, int] = {}  # camera -> last seq that is known to exist
+        self._unanswered, self._ask_after_s = 0, 0.0
         self._events: deque[Event] = deque()
         self._started = self._silent = False
 
@@ -179,15 +183,15 @@ class Client:
             return
 
     def _on_verdict(self, message: VerdictMessage) -> None:
-        if not self._wants(message.camera):
+        if not self._wants(message.camera) or not self._follow_start(message.boot_id):
             return
-        self._follow_start(message.boot_id)
         seen = self._seen.get(message.camera, 0)
         if message.seq <= seen:
             return  # already in the snapshot, or already replayed
-        if message.seq > seen + 1:
-            self._fill(message.camera, self.boot_id, seen + 1, message.seq - 1)
-        self._give(message)
+        self._heard_of[message.camera] = message.seq
+        # One that has to wait for those before it is fetched with them.
+        if message.seq == seen + 1 or self._fill(message.camera, message.seq - 1):
+            self._give(message)
 
     def _on_heartbeat(self, state: dict[str, Any]) -> None:
         silent_ms = (time.monotonic() - self._heard_s) * 1000
@@ -195,12 +199,12 @@ class Client:
         if self._silent:
             self._silent = False
             self._events.append(Back(silent_ms))
-        self._follow_start(state["boot_id"])
-        for name, camera in state["cameras"].items():
-            seen = self._seen.get(name, 0)
-            # Sent on the same socket after the verdict it names: what is missing now was lost.
-            if self._wants(name) and camera["last_seq"] > seen:
-                self._fill(name, self.boot_id, seen + 1, camera["last_seq"])
+        if self._follow_start(state["boot_id"]):
+            for name, camera in state["cameras"].items():
+                # Sent on the same socket after the verdict it names: what is missing now was lost.
+                if self._wants(name) and camera["last_seq"] > self._seen.get(name, 0):
+                    self._heard_of[name] = camera["last_seq"]
+                    self._fill(name, camera["last_seq"])
         self._events.append(Heartbeat(state))
 
     def _notice_silence(self) -> None:
@@ -214,47 +218,61 @@ class Client:
             self._socket.close(0)
             self._socket = self._subscribed()
 
-    def _follow_start(self, boot_id: str) -> None:
-        """On a new boot_id: the end of the old start comes from the journal, then seq begins anew."""
-        if boot_id == self.boot_id:
-            return
-        for camera, seen in self._seen.items():
-            if self._wants(camera):
-                self._fill(camera, self.boot_id, seen + 1, None)
-        self.boot_id, self._seen = boot_id, {}
-        self._events.append(Restart(boot_id))
+    def _follow_start(self, boot_id: str) -> bool:
+        """On a new boot_id: the end of the old start comes from the journal, then seq begins anew.
 
-    def _fill(self, camera: str, boot_id: str, first: int, last: int | None) -> None:
-        """Replay first..last (None: as far as known); what doesn't come is a Gap."""
-        expected = first if last is None else max(first, last - MOST_REPLAYED + 1)
-        if expected > first:
-            self._events.append(Gap(camera, boot_id, first, expected - 1))
-        for message in islice(self._replayed(camera, boot_id, expected, last), MOST_REPLAYED):
-            if message.seq > expected:
-                self._events.append(Gap(camera, boot_id, expected, message.seq - 1))
-            self._give(message)
-            expected = message.seq + 1
-        if last is not None and expected <= last:
-            self._events.append(Gap(camera, boot_id, expected, last))
+        False while the old start's end is not known yet; what comes in the meantime is fetched after it.
+        """
+        if boot_id == self.boot_id:
+            return True
+        if not all(self._fill(camera, None) for camera in list(self._seen) if self._wants(camera)):
+            return False
+        self.boot_id, self._seen, self._heard_of = boot_id, {}, {}
+        self._events.append(Restart(boot_id))
+        return True
+
+    def _fill(self, camera: str, last: int | None) -> bool:
+        """Replay what is missing up to last (None: as far as known); what can't be had is a Gap.
+
+        False where the daemon does not answer, as one that is just stopping: a later message asks again, and
+        one that starts has the missing verdicts in its journal.
+        """
+        if time.monotonic() < self._ask_after_s:
+            return False
+        if last is not None:
+            self._skip_to(camera, last - MOST_REPLAYED)
+        try:
+            for message in islice(self._replayed(camera, last), MOST_REPLAYED):
+                self._skip_to(camera, message.seq - 1)
+                self._give(message)
+        except StateError:
+            self._unanswered += 1
+            self._ask_after_s = time.monotonic() + PAUSE_S
+            if self._unanswered < MOST_UNANSWERED:
+                return False
+            self._unanswered = 0
+        self._skip_to(camera, self._heard_of.get(camera, 0) if last is None else last)
+        return True
+
+    def _skip_to(self, camera: str, last: int) -> None:
+        """What lacks up to last is a Gap."""
+        first = self._seen.get(camera, 0) + 1
+        if first <= last:
+            self._events.append(Gap(camera, self.boot_id, first, last))
             self._seen[camera] = last
 
-    def _replayed(self, camera: str, boot_id: str, first: int, last: int | None) -> Iterator[VerdictMessage]:
-        next_seq: int | None = first
+    def _replayed(self, camera: str, last: int | None) -> Iterator[VerdictMessage]:
+        """From the first that is missing. Raises StateError where no answer comes."""
+        next_seq: int | None = self._seen.get(camera, 0) + 1
         while next_seq is not None:
-            request = {"what": "replay", "camera": camera, "boot_id": boot_id}
+            request = {"what": "replay", "camera": camera, "boot_id": self.boot_id}
             try:
-                reply = self._ask_twice(request | {"from_seq": next_seq, "to_seq": last})
-            except (StateError, MessageError):
+                reply = self._requests.ask(request | {"from_seq": next_seq, "to_seq": last}, ANSWER_S)
+            except MessageError:
                 return
+            self._unanswered = 0
             yield from (as_historical(from_table(table)) for table in reply["verdicts"])
             next_seq = reply["next_seq"]
-
-    def _ask_twice(self, request: dict[str, Any]) -> dict[str, Any]:
-        """A request is lost where the daemon ends all connections just then."""
-        try:
-            return self._requests.ask(request, 2.0)
-        except StateError:
-            return self._requests.ask(request, 2.0)
 
     def _give(self, message: VerdictMessage) -> None:
         self._seen[message.camera] = message.seq

@@ -12,7 +12,7 @@ from helpers_daemon import Box, events_until, line_source, make_message, verdict
 from helpers_wire import Wire, seq_is, wait_until
 
 from inspectord.ask import Requests
-from inspectord.client import Back, Gap, Inspected, Restart, Silence
+from inspectord.client import Back, Gap, Heartbeat, Inspected, Restart, Silence
 from inspectord.messages import encode
 
 
@@ -155,23 +155,79 @@ def test_a_restart_is_told_and_the_old_starts_end_comes_from_the_journal(box):
     assert box.stop() == 0
 
 
-def test_what_was_lost_just_before_a_restart_comes_from_the_journal(tmp_path):
-    wire = Wire(tmp_path)
+def restarted(wire, folder, client):
+    """What the client gives out from a start of the daemon that ends now to the first verdict of the next."""
+    wire.close()
+    after = Wire(folder, boot_id="1" * 32, settings=wire.settings)
+    after.send(1)
+    events = []
+    while not any(isinstance(event, Inspected) and event.message.boot_id[0] == "1" for event in events):
+        after.heartbeat()
+        event = client.next(0.1)
+        events += [event] if event and not isinstance(event, Heartbeat) else []
+    after.close()
+    return events
+
+
+def test_what_was_lost_just_before_a_restart_comes_from_the_journal(wire, tmp_path):
     with wire.client() as client:
         wire.send(3)
         wire.send(2, lost=True)
-        wire.close()
-        wire = Wire(tmp_path, boot_id="1" * 32, settings=wire.settings)
-        wire.send(1)
-        events = []
-        while not any(isinstance(event, Inspected) and event.message.boot_id[0] == "1" for event in events):
-            wire.heartbeat()
-            event = client.next(0.1)
-            events += [event] if event else []
+        events = restarted(wire, tmp_path, client)
     numbers = [(message.boot_id[0], message.seq, message.historical) for message in verdicts(events)]
     old = [("0", 1, False), ("0", 2, False), ("0", 3, False), ("0", 4, True), ("0", 5, True)]
     assert numbers == [*old, ("1", 1, True)]
-    wire.close()
+
+
+def test_a_daemon_that_stops_while_it_is_asked_answers_at_its_next_start(wire, tmp_path):
+    """Broken on purpose: a client that asks twice and gives up says Gap of parts that the journal has."""
+    with wire.client() as client:
+        wire.send(2, lost=True)
+        wire.replay.close()
+        wire.heartbeat()
+        wire.heartbeat()
+        wire.send(2)
+        assert isinstance(client.next(3.0), Heartbeat)
+        events = restarted(wire, tmp_path, client)
+    assert not any(isinstance(event, Gap) for event in events)
+    numbers = [(message.boot_id[0], message.seq) for message in verdicts(events)]
+    assert numbers == [("0", 1), ("0", 2), ("0", 3), ("0", 4), ("1", 1)]
+    assert all(message.historical for message in verdicts(events))
+
+
+def test_a_daemon_that_never_answers_is_asked_three_times_and_verdicts_go_on(wire, monkeypatch):
+    monkeypatch.setattr("inspectord.client.ANSWER_S", 0.2)
+    with wire.client() as client:
+        wire.replay.close()
+        wire.send(2, lost=True)
+        wire.send(1)
+        events = []
+        while not verdicts(events):
+            wire.heartbeat()
+            wire.send(1)
+            event = client.next(0.1)
+            events += [event] if event and not isinstance(event, Heartbeat) else []
+        later = events_until(client, lambda event: isinstance(event, Inspected))
+    gaps = [event for event in events if isinstance(event, Gap)]
+    assert [gap.first_seq for gap in gaps] == [1]
+    assert [message.seq for message in verdicts(events + later)] == [
+        gaps[0].last_seq + 1,
+        gaps[0].last_seq + 2,
+    ]
+
+
+def test_the_end_of_a_start_that_no_journal_has_is_a_gap(wire, tmp_path):
+    with wire.client() as client:
+        wire.send(1)
+        wire.publisher.send(make_message(2, boot_id=wire.boot_id))
+        assert len(verdicts(events_until(client, seq_is(2)))) == 2
+        wire.publisher.histories["cam1"].put(4, encode(make_message(4, boot_id=wire.boot_id)))
+        wire.replay.close()
+        wire.heartbeat()
+        assert isinstance(client.next(3.0), Heartbeat)
+        events = restarted(wire, tmp_path, client)
+    kinds = [event for event in events if not isinstance(event, Silence | Back)]
+    assert kinds[:2] == [Gap("cam1", "0" * 32, 3, 4), Restart("1" * 32)]
 
 
 def test_a_killed_daemon_is_silence(box):
