@@ -228,8 +228,8 @@ def add_of_model(add: Callable[..., object]) -> None:
         default=None,
         help="not efficientad: every frame is brought to the good frames' brightness and contrast, as far as "
         "a lamp or an exposure changes these (then a part that is all over up to a sixth darker or brighter "
-        "passes), and with patchcore what else other light does counts less; default: on the bundled "
-        "networks, unless --absolute",
+        "passes where it covers half of the frame, or lies on black or white), and with patchcore what else "
+        "other light does counts less; default: on the bundled networks, unless --absolute",
     )
     add(
         "--absolute",

@@ -117,6 +117,24 @@ def test_means_of_cells_are_taken_of_an_enlarged_frame(good, tmp_path, changes, 
     assert plan.smoothing_px == blur_px
 
 
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ({}, []),
+        ({"ignore_polygons": (((0, 0), (23, 0), (23, 79), (0, 79)),)}, ["25% of the region is ignored"]),
+        (
+            {"ignore_polygons": (((0, 0), (71, 0), (71, 79), (0, 79)),)},
+            ["75% of the region is ignored; is the mask inverted? Its white pixels don't count"],
+        ),
+    ],
+    ids=["none", "a quarter", "most"],
+)
+def test_a_mask_says_what_it_hides(good, tmp_path, mask, said):
+    notes = Silent()
+    prepare(options(good, tmp_path, **mask), notes)
+    assert [note for note in notes.notes if "ignored" in note] == said
+
+
 def test_folds_by_run_hold_a_whole_run_out(good, tmp_path):
     runs = []
     for name, numbers in (("monday", range(12)), ("tuesday", range(12, 24))):
