@@ -30,7 +30,7 @@ from inspectord.messages import HEARTBEAT_SCHEMA, VerdictMessage, as_historical,
 REDIAL_S = 3.0  # of silence, and between two tries
 MOST_REPLAYED = 20_000  # verdicts fetched for one gap; of a longer absence the older part is a Gap
 ANSWER_S, PAUSE_S = 2.0, 0.5  # for a reply; after none, before the daemon is asked again, if it is heard
-MOST_UNANSWERED = 3  # requests; then what they asked for is a Gap
+MOST_UNANSWERED = 3  # requests for one message's sake; then what they asked for is a Gap
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +107,8 @@ class Client:
         self._camera, self._timeout_ms, self._connect_s = camera, heartbeat_timeout_ms, connect_s
         self._receive_depth, self._from_start = receive_depth, from_start
         self._seen: dict[str, int] = {}  # camera -> last seq given out
-        self._heard_of: dict[str, int] = {}  # camera -> last seq that is known to exist
-        self._unanswered, self._ask_after_s = 0, 0.0
+        self._held: deque[VerdictMessage | dict[str, Any]] = deque()  # received, not followed yet
+        self._unanswered, self._ask_after_s = 0, 0.0  # requests for the first of these
         self._events: deque[Event] = deque()
         self._started = self._silent = False
 
@@ -138,8 +138,9 @@ class Client:
             self.close()
             raise
         self.boot_id = state["boot_id"]
-        if not self._from_start:
-            self._seen = {name: camera["last_seq"] for name, camera in state["cameras"].items()}
+        self._seen = {
+            name: 0 if self._from_start else camera["last_seq"] for name, camera in state["cameras"].items()
+        }
         self._heard_s = time.monotonic()
         self._started = True
 
@@ -173,39 +174,65 @@ class Client:
     def _receive(self) -> None:
         """One message from the wire; what is not the daemon's is left out."""
         try:
-            frames = self._socket.recv_multipart()
-            table = unpack(frames[-1])
+            table = unpack(self._socket.recv_multipart()[-1])
             if table.get("schema") == HEARTBEAT_SCHEMA:
-                self._on_heartbeat(table)
+                self._notice_heartbeat()
+                self._held.append(table)
             else:
-                self._on_verdict(from_table(table))
+                self._held.append(from_table(table))
         except (MessageError, LookupError, TypeError, AttributeError):
             return
+        if time.monotonic() >= self._ask_after_s:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Follow what was received, in its order.
+
+        A daemon that does not answer, as one that is just stopping, is asked again when a later message
+        comes: the next start has the missing verdicts in its journal. Verdicts that wait for that are
+        historical.
+        """
+        while self._held:
+            message, waited = self._held[0], self._unanswered > 0 or len(self._held) > 1
+            try:
+                if isinstance(message, VerdictMessage):
+                    self._on_verdict(as_historical(message) if waited else message)
+                else:
+                    self._on_heartbeat(message)
+            except StateError:
+                self._unanswered += 1
+                self._ask_after_s = time.monotonic() + PAUSE_S
+                return
+            except (LookupError, TypeError, AttributeError):
+                pass  # no heartbeat of a daemon
+            self._held.popleft()
+            self._unanswered = 0
 
     def _on_verdict(self, message: VerdictMessage) -> None:
-        if not self._wants(message.camera) or not self._follow_start(message.boot_id):
+        if not self._wants(message.camera):
             return
+        self._follow_start(message.boot_id)
         seen = self._seen.get(message.camera, 0)
         if message.seq <= seen:
             return  # already in the snapshot, or already replayed
-        self._heard_of[message.camera] = message.seq
-        # One that has to wait for those before it is fetched with them.
-        if message.seq == seen + 1 or self._fill(message.camera, message.seq - 1):
-            self._give(message)
+        if message.seq > seen + 1:
+            self._fill(message.camera, message.seq - 1)
+        self._give(message)
 
     def _on_heartbeat(self, state: dict[str, Any]) -> None:
+        self._follow_start(state["boot_id"])
+        for name, camera in state["cameras"].items():
+            # Sent on the same socket after the verdict it names: what is missing now was lost.
+            if self._wants(name) and camera["last_seq"] > self._seen.setdefault(name, 0):
+                self._fill(name, camera["last_seq"])
+        self._events.append(Heartbeat(state))
+
+    def _notice_heartbeat(self) -> None:
         silent_ms = (time.monotonic() - self._heard_s) * 1000
         self._heard_s = time.monotonic()
         if self._silent:
             self._silent = False
             self._events.append(Back(silent_ms))
-        if self._follow_start(state["boot_id"]):
-            for name, camera in state["cameras"].items():
-                # Sent on the same socket after the verdict it names: what is missing now was lost.
-                if self._wants(name) and camera["last_seq"] > self._seen.get(name, 0):
-                    self._heard_of[name] = camera["last_seq"]
-                    self._fill(name, camera["last_seq"])
-        self._events.append(Heartbeat(state))
 
     def _notice_silence(self) -> None:
         now_s = time.monotonic()
@@ -218,27 +245,21 @@ class Client:
             self._socket.close(0)
             self._socket = self._subscribed()
 
-    def _follow_start(self, boot_id: str) -> bool:
-        """On a new boot_id: the end of the old start comes from the journal, then seq begins anew.
-
-        False while the old start's end is not known yet; what comes in the meantime is fetched after it.
-        """
+    def _follow_start(self, boot_id: str) -> None:
+        """On a new boot_id: the end of the old start comes from the journal, then seq begins anew."""
         if boot_id == self.boot_id:
-            return True
-        if not all(self._fill(camera, None) for camera in list(self._seen) if self._wants(camera)):
-            return False
-        self.boot_id, self._seen, self._heard_of = boot_id, {}, {}
+            return
+        for camera in list(self._seen):
+            if self._wants(camera):
+                self._fill(camera, None)
+        self.boot_id, self._seen = boot_id, {}
         self._events.append(Restart(boot_id))
-        return True
 
-    def _fill(self, camera: str, last: int | None) -> bool:
+    def _fill(self, camera: str, last: int | None) -> None:
         """Replay what is missing up to last (None: as far as known); what can't be had is a Gap.
 
-        False where the daemon does not answer, as one that is just stopping: a later message asks again, and
-        one that starts has the missing verdicts in its journal.
+        Raises StateError where the daemon does not answer and is to be asked again.
         """
-        if time.monotonic() < self._ask_after_s:
-            return False
         if last is not None:
             self._skip_to(camera, last - MOST_REPLAYED)
         try:
@@ -246,13 +267,10 @@ class Client:
                 self._skip_to(camera, message.seq - 1)
                 self._give(message)
         except StateError:
-            self._unanswered += 1
-            self._ask_after_s = time.monotonic() + PAUSE_S
-            if self._unanswered < MOST_UNANSWERED:
-                return False
-            self._unanswered = 0
-        self._skip_to(camera, self._heard_of.get(camera, 0) if last is None else last)
-        return True
+            if self._unanswered + 1 < MOST_UNANSWERED:
+                raise
+        if last is not None:
+            self._skip_to(camera, last)
 
     def _skip_to(self, camera: str, last: int) -> None:
         """What lacks up to last is a Gap."""
@@ -262,17 +280,17 @@ class Client:
             self._seen[camera] = last
 
     def _replayed(self, camera: str, last: int | None) -> Iterator[VerdictMessage]:
-        """From the first that is missing. Raises StateError where no answer comes."""
+        """From the first that is missing to a reply that can't be read. Raises StateError for none."""
         next_seq: int | None = self._seen.get(camera, 0) + 1
         while next_seq is not None:
             request = {"what": "replay", "camera": camera, "boot_id": self.boot_id}
             try:
                 reply = self._requests.ask(request | {"from_seq": next_seq, "to_seq": last}, ANSWER_S)
+                verdicts = [as_historical(from_table(table)) for table in reply["verdicts"]]
+                next_seq = reply["next_seq"]
             except MessageError:
                 return
-            self._unanswered = 0
-            yield from (as_historical(from_table(table)) for table in reply["verdicts"])
-            next_seq = reply["next_seq"]
+            yield from verdicts
 
     def _give(self, message: VerdictMessage) -> None:
         self._seen[message.camera] = message.seq
