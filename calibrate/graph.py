@@ -90,7 +90,7 @@ def tile_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.boo
 
 
 def light_model(frame: FrameSpec, geometry: Geometry, ignored: npt.NDArray[np.bool_] | None) -> ov.Model:
-    """Graph from a frame to its mean and its spread as light.measured() gives them."""
+    """Graph from a frame to what light.measured() tells of it."""
     pixels = op.parameter([1, *frame.shape], ov.Type.u8, name="frame")
     planes = _seen(pixels.output(0), geometry, ignored)
     found = measured(planes, seen_share(geometry, ignored))

@@ -1,19 +1,22 @@
-"""Every frame brought to the brightness and contrast of the good frames, inside the graph.
+"""Every frame brought to the brightness, contrast and slope of the good frames' light, inside the graph.
 
 A lamp that ages, a cover that gathers dust and another exposure change a whole frame alike: the mean of its
 grey levels, their spread, and a little the colours' shares. These are brought back to those of the good
 frames, as far as good frames differ in them less than light makes them differ (Wiener 1949: the share of the
-variance that is light's), and by no more than light does: a dark frame stays dark, and so strange.
+variance that is light's), and by no more than light does: a dark frame stays dark, and so strange. So is a
+slope of the light, up or across the frame, told by how places differ from what they are in good frames,
+places that differ there counting less (generalised least squares with the light's own spread as prior).
 
 Two numbers bring back two greys, so a part that is all over darker before a background that is as it was
-would be brought back, too. But light changes all of a frame: no more is made good than a few times what the
-middle one of the frame's greys, sorted, has changed by. So such a part is told where it covers less than half
-of the frame and what is around it is neither nearly black nor white. Measured: docs/research-log.md.
+would be brought back, too. But light changes all of a frame: no more is made good than a few times what half
+of it has changed by, at its places and, for parts that lie anyhow, in its sorted greys. So such a part is
+told where it covers less than half of what is neither nearly black nor white. Measured: docs/research-log.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -35,9 +38,10 @@ DRIFT, TINT = (0.05, 3.0), (0.02, 1.0)
 MOST = 3  # times that are made good
 LEAST = 4.0  # grey levels; of less spread, which is noise or one defect's, and of less light nothing is told
 SEEN = 0.999  # of a block, or it is not counted
-GREYS = 32  # blocks in each direction, at least, whose means, sorted, tell how much of the frame has changed
+SLOPE, NOISE = 0.03, 0.005  # what light does from the middle to a border, and to a block; shares, likewise
+BLOCKS = 16  # in each direction, at least; of smaller frames the pixels
 BLACK, WHITE = 16.0, 250.0  # grey levels; darker blocks hardly change by light, brighter ones are clipped
-SHOWN = 3.0  # times what the middle of these has changed by is made good, at most; all in drifts
+SHOWN = 3.0  # times what half of the blocks have changed by is made good, at most; all in standard deviations
 EVENED = "evened"  # name in the graph
 RELIT = "relight_brightness", "relight_colour", "relight_contrast"  # how much is made good
 
@@ -46,25 +50,30 @@ RELIT = "relight_brightness", "relight_colour", "relight_contrast"  # how much i
 class Light:
     """What good frames have, in grey levels, and how much of a difference is made good, 0 to 1.
 
-    greys: means of blocks of a frame, sorted, upwards.
-
-    Frames that are later held out teach it, too: five numbers of at most FRAMES frames.
+    Frames that are later held out teach it, too: a few numbers of each of at most FRAMES frames.
     """
 
     mean: Floats  # (channels,) red, green, blue
     spread: float  # mean distance from the mean, over all channels
-    greys: Floats  # (blocks,)
+    places: Floats  # (channels, blocks) means of the blocks that are looked at
+    greys: Floats  # (channels, blocks) of each frame's blocks, sorted
+    slopes: Floats  # (2, blocks) what makes slopes down and across of the blocks' differences, as shares
     of_brightness: float
     of_colour: float
     of_contrast: float
 
     @classmethod
-    def learn(cls, frames: Iterable[Pixels], measure: ov.Model, threads: int = 0) -> Light:
+    def learn(
+        cls, frames: Iterable[Pixels], measure: ov.Model, seen: Floats | None = None, threads: int = 0
+    ) -> Light:
         """From good frames, (height, width, channels) each, as a graph of measured() sees them."""
         compiled = compile_model(measure, "CPU", "f32", threads)
-        found = [[np.ravel(value) for value in compiled([frame[None]]).values()] for frame in frames]
-        means = np.array([mean for mean, _, _ in found], np.float64)
-        contrast = np.log([float(spread[0]) for _, spread, _ in found])
+        found = [list(compiled([frame[None]]).values()) for frame in frames]
+        means = np.array([np.ravel(mean) for mean, _, _ in found], np.float64)
+        contrast = np.log([float(np.ravel(spread)[0]) for _, spread, _ in found])
+        rows, columns = found[0][2].shape[2:]
+        looked_at = _looked_at(seen, (rows, columns))
+        places = np.array([at[0].reshape(len(at[0]), -1)[:, looked_at] for _, _, at in found])
         mean = means.mean(0)
         lacking = mean - means
         overall = lacking.mean(1)
@@ -72,7 +81,9 @@ class Light:
         return cls(
             mean=mean.astype(np.float32),
             spread=float(np.exp(contrast.mean())),
-            greys=np.array([greys for _, _, greys in found]).mean(0),
+            places=places.mean(0),
+            greys=np.sort(places).mean(0),
+            slopes=_slopes(places.mean(1, np.float64), rows, columns, looked_at),
             of_brightness=_share(_drift(mean.mean(), DRIFT), overall),
             of_colour=_share(_drift(mean.mean(), TINT), colour),
             of_contrast=_share(DRIFT[0], contrast - contrast.mean()),
@@ -82,8 +93,11 @@ class Light:
         """planes (1, channels, height, width), 0 to 255, as the light of the good frames shows them. What
         is ignored stays as it is; seen: see seen_share.
         """
-        mean, spread, greys = measured(planes, seen)
-        most = self._most(greys)
+        mean, spread, at = measured(planes, seen)
+        looked_at = op.constant(_looked_at(seen, at.get_shape()[2:]))
+        flat = op.reshape(at, op.constant([len(self.mean), -1]), False)
+        places = op.gather(flat, looked_at, op.constant(1)).output(0)
+        most = self._most(places)
         brightness = float(self.mean.mean())
         proportions = _of_channels(self.mean / max(brightness, LEAST))
         lacking = op.subtract(_of_channels(self.mean), mean)
@@ -91,15 +105,16 @@ class Light:
         colour = op.subtract(lacking, op.multiply(overall, proportions))
         move = op.add(
             op.multiply(_share_of(overall, self.of_brightness, _drift(brightness, DRIFT), most), proportions),
-            _share_of(colour, self.of_colour, _drift(brightness, TINT), _of_channels(np.array([MOST]))),
+            _share_of(colour, self.of_colour, _drift(brightness, TINT), most),
         )
         ratio = op.divide(op.constant(np.float32(self.spread)), spread)
         gain = op.exp(_share_of(op.log(ratio), self.of_contrast, DRIFT[0], most))
         moved = op.add(op.subtract(mean, op.multiply(mean, gain)), move)
         # One a channel, side by side and parted again: else OpenVINO computes them anew for every pixel.
-        gains = op.multiply(gain, _of_channels(np.ones_like(self.mean)))
-        both = op.split(op.concat([gains, moved], 0), op.constant(0), 2)
-        gains, moved = both.outputs()
+        both = op.concat([op.multiply(gain, _of_channels(np.ones_like(self.mean))), moved], 0)
+        gain, moved = op.split(both, op.constant(0), 2).outputs()
+        down, across = self._sloping(places, most, planes.get_shape()[2:])
+        gains = op.multiply(gain, op.subtract(op.constant(np.float32(1)), op.add(down, across)))
         if seen is not None:
             kept = op.multiply(op.subtract(op.constant(np.float32(1)), gains), op.constant(FILL * (1 - seen)))
             moved = op.add(op.multiply(moved, op.constant(seen)), kept).output(0)
@@ -107,18 +122,31 @@ class Light:
         evened.get_tensor().set_names({EVENED})
         return evened
 
-    def _most(self, greys: ov.Output) -> ov.Output:
-        """How many drifts are made good in a frame of such greys, (1, 1, 1, 1)."""
-        told = np.flatnonzero((self.greys > BLACK) & (self.greys < WHITE))
-        if not len(told):
-            return _of_channels(np.array([MOST]))
-        changed = op.abs(op.subtract(greys, op.constant(self.greys)))
-        drifts = op.divide(changed, op.constant(np.float32(DRIFT[0]) * self.greys))
-        half = (len(told) + 1) // 2
-        lower = op.topk(op.gather(drifts, op.constant(told), op.constant(0)), half, 0, "min", "value")
-        middle = op.reduce_max(lower.output(0), op.constant([0]))
-        most = op.minimum(op.multiply(middle, op.constant(np.float32(SHOWN))), op.constant(np.float32(MOST)))
+    def _most(self, places: ov.Output) -> ov.Output:
+        """How many standard deviations are made good in a frame of such blocks, (1, 1, 1, 1)."""
+        count = self.places.shape[1]
+        greys = op.topk(places, op.constant(count), 1, "min", "value").output(0)
+        shown = [_middle(found, known) for found, known in ((places, self.places), (greys, self.greys))]
+        most = op.constant(np.float32(MOST)).output(0)
+        for changed in shown:
+            if changed is not None:
+                most = op.minimum(most, op.multiply(changed, op.constant(np.float32(SHOWN)))).output(0)
         return op.reshape(most, op.constant([1, 1, 1, 1]), False).output(0)
+
+    def _sloping(
+        self, places: ov.Output, most: ov.Output, size: Sequence[int]
+    ) -> tuple[ov.Output, ov.Output]:
+        """By what share light is more, down (1, 1, height, 1) and across (1, 1, 1, width)."""
+        known = self.places.mean(0)
+        apart = op.subtract(op.reduce_mean(places, op.constant([0])), op.constant(known))
+        apart = op.divide(apart, op.constant(np.maximum(known, BLACK)))
+        # No product of matrices, which 8 bits would take for a layer.
+        slopes = op.reduce_sum(op.multiply(op.constant(self.slopes), apart), op.constant([1]))
+        slopes = _share_of(op.reshape(slopes, op.constant([2, 1, 1, 1]), False), 1.0, SLOPE, most)
+        down, across = op.split(slopes, op.constant(0), 2).outputs()
+        y, x = (op.constant(_centres(pixels)) for pixels in size)
+        down = op.multiply(down, op.unsqueeze(y, op.constant([0, 1, 3]))).output(0)
+        return down, op.multiply(across, op.unsqueeze(x, op.constant([0, 1, 2]))).output(0)
 
     @property
     def parameters(self) -> dict[str, float]:
@@ -129,20 +157,25 @@ class Light:
 
 def measured(planes: ov.Output, seen: Floats | None) -> tuple[ov.Output, ov.Output, ov.Output]:
     """Of the pixels of planes (1, channels, height, width), in grey levels: their means, (1, channels, 1, 1);
-    the mean distance from these over all channels, (1, 1, 1, 1); means of blocks over all channels, sorted,
-    (blocks,). seen: see seen_share.
+    the mean distance from these over all channels, (1, 1, 1, 1); means of blocks, (1, channels, rows,
+    columns). seen: see seen_share.
     """
-    blocks, whole = _in_blocks(planes, seen, SIDE)
-    weights = None if whole is None else whole / whole.mean()
-    mean = _mean(blocks, weights)
-    apart = _mean(op.abs(op.subtract(blocks, mean)).output(0), weights)
+    step = [max(1, side // SIDE) for side in planes.get_shape()[2:]]
+    if max(step) > 1:
+        planes = op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+    weights = None if seen is None else _weights(seen)
+    mean = _mean(planes, weights)
+    apart = _mean(op.abs(op.subtract(planes, mean)).output(0), weights)
     spread = op.reduce_mean(apart, op.constant([1]), True)
-    blocks, whole = _in_blocks(planes, seen, GREYS)
-    greys = op.reshape(op.reduce_mean(blocks, op.constant([1])), op.constant([-1]), False)
-    if whole is not None:
-        greys = op.gather(greys, op.constant(np.flatnonzero(whole)), op.constant(0))
-    greys = op.topk(greys, greys.output(0).get_shape()[0], 0, "min", "value").output(0)
-    return mean, op.maximum(spread, op.constant(np.float32(LEAST))).output(0), greys
+    if weights is not None:
+        planes = op.multiply(planes, op.constant(weights)).output(0)
+    step = [max(1, side // BLOCKS) for side in planes.get_shape()[2:]]
+    if max(step) > 1:
+        planes = op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+    if weights is not None:
+        share = np.maximum(_in_blocks(weights, BLOCKS), np.float32(1e-6))
+        planes = op.divide(planes, op.constant(share)).output(0)
+    return mean, op.maximum(spread, op.constant(np.float32(LEAST))).output(0), planes
 
 
 def seen_share(geometry: Geometry, ignored: Mask | None) -> Floats | None:
@@ -156,19 +189,62 @@ def seen_share(geometry: Geometry, ignored: Mask | None) -> Floats | None:
     return np.asarray(cv2.resize(seen, size, interpolation=how), np.float32)[None, None]
 
 
-def _in_blocks(planes: ov.Output, seen: Floats | None, side: int) -> tuple[ov.Output, Floats | None]:
-    """Means of blocks, at least side of them in each direction, and how much each counts: what is ignored to
-    more than a little counts nothing, where there are others. None: all count alike.
+def _weights(seen: Floats) -> Floats:
+    """How much each of the SIDE blocks counts, 1 in the mean: what is ignored to more than a little counts
+    nothing, where there are others.
     """
-    step = [max(1, pixels // side) for pixels in planes.get_shape()[2:]]
-    if max(step) > 1:
-        planes = op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+    share = _in_blocks(seen, SIDE)
+    whole = share > SEEN
+    weights = np.where(whole, share, 0) if whole.any() else share
+    return np.asarray(weights / weights.mean(), np.float32)
+
+
+def _looked_at(seen: Floats | None, shape: Sequence[int]) -> npt.NDArray[np.int64]:
+    """Which of the blocks of such a shape, row by row, count."""
     if seen is None:
-        return planes, None
-    rows, columns = (pixels // size for pixels, size in zip(seen.shape[2:], step, strict=True))
-    whole = seen[0, 0, : rows * step[0], : columns * step[1]]
-    whole = whole.reshape(rows, step[0], columns, step[1]).mean((1, 3))
-    return planes, np.where((whole > SEEN) | ~(whole > SEEN).any(), whole, 0)[None, None]
+        return np.arange(math.prod(shape))
+    return np.flatnonzero(_in_blocks(_weights(seen), BLOCKS))
+
+
+def _in_blocks(values: Floats, side: int) -> Floats:
+    """Means of blocks of values (1, 1, rows, columns), as the graph takes them of planes."""
+    step = [max(1, pixels // side) for pixels in values.shape[2:]]
+    rows, columns = (pixels // size for pixels, size in zip(values.shape[2:], step, strict=True))
+    whole = values[0, 0, : rows * step[0], : columns * step[1]]
+    return np.asarray(whole.reshape(rows, step[0], columns, step[1]).mean((1, 3)))[None, None]
+
+
+def _slopes(places: Doubles, rows: int, columns: int, looked_at: npt.NDArray[np.int64]) -> Floats:
+    """(2, blocks) from good frames' blocks (frames, blocks), in grey levels: see Light."""
+    mean = places.mean(0)
+    variance = places.var(0) / np.maximum(mean, BLACK) ** 2 + NOISE**2
+    down, across = np.meshgrid(_centres(rows), _centres(columns), indexing="ij")
+    by = np.stack([np.ones(len(mean)), down.ravel()[looked_at], across.ravel()[looked_at]], 1)
+    weighed = by.T * (_told(mean) / variance)
+    prior = np.diag([0, SLOPE**-2, SLOPE**-2]) + 1e-9 * np.eye(3)
+    return np.asarray(np.linalg.solve(weighed @ by + prior, weighed)[1:], np.float32)
+
+
+def _centres(count: int) -> Floats:
+    """Of so many blocks or pixels side by side, between -1 and 1."""
+    return ((np.arange(count, dtype=np.float32) + 0.5) * 2 / count - 1).astype(np.float32)
+
+
+def _told(greys: Floats | Doubles) -> npt.NDArray[np.bool_]:
+    """Which of these grey levels show what a lamp does."""
+    return (greys > BLACK) & (greys < WHITE)
+
+
+def _middle(found: ov.Output, known: Floats) -> ov.Output | None:
+    """By how many standard deviations of light half of the greys that tell differ; None: none tells."""
+    told = np.flatnonzero(_told(known))
+    if not len(told):
+        return None
+    changed = op.abs(op.subtract(found, op.constant(known)))
+    drifts = op.divide(changed, op.constant(np.float32(DRIFT[0]) * np.maximum(known, BLACK)))
+    drifts = op.gather(op.reshape(drifts, op.constant([-1]), False), op.constant(told), op.constant(0))
+    lower = op.topk(drifts, op.constant((len(told) + 1) // 2), 0, "min", "value")
+    return op.reduce_max(lower.output(0), op.constant([0])).output(0)
 
 
 def _drift(mean: float, light: tuple[float, float]) -> float:

@@ -20,7 +20,7 @@ from calibrate.graph import Reduction, light_model, strides
 from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier
-from calibrate.light import FRAMES, RELIT, Light
+from calibrate.light import FRAMES, RELIT, Light, seen_share
 from calibrate.options import FitOptions, usual_model
 from calibrate.progress import Progress
 from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
@@ -333,7 +333,7 @@ def _light(
         return None
     frames = (good.read(index) for index in evenly(np.arange(len(good)), FRAMES).tolist())
     measure = light_model(_frame_spec(good), geometry, region.ignored)
-    return Light.learn(frames, measure, options.threads)
+    return Light.learn(frames, measure, seen_share(geometry, region.ignored), options.threads)
 
 
 def _frame_spec(good: GoodFrames) -> FrameSpec:

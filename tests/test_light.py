@@ -47,7 +47,8 @@ def spec(channels=3):
 
 def learned(frames, ignored=None, **wish):
     geometry = plan((0, 0, WIDTH, HEIGHT), 8, 8, resize=HEIGHT, **wish)
-    return Light.learn(frames, light_model(spec(frames[0].shape[2]), geometry, ignored)), geometry
+    measure = light_model(spec(frames[0].shape[2]), geometry, ignored)
+    return Light.learn(frames, measure, light.seen_share(geometry, ignored)), geometry
 
 
 def even(known, frame, seen=None):
@@ -123,7 +124,63 @@ def test_light_and_a_darker_part_are_one_where_the_part_covers_most_or_lies_on_b
 def test_contrast_about_the_middle_grey_comes_back_in_part(alike):
     """Half of the frame hardly changes by it, so it might be the part's."""
     usual, other = part(50), pixels(part(50, contrast=0.88))
-    assert np.abs(even(alike, other) - usual).mean() < 0.6 * np.abs(other - usual).mean()
+    assert np.abs(even(alike, other) - usual).mean() < 0.7 * np.abs(other - usual).mean()
+
+
+@pytest.mark.parametrize(("down", "across"), [(0.05, 0), (0, -0.05), (-0.03, 0.04)])
+def test_a_slope_of_the_light_is_taken_away(down, across):
+    """Of a part before a ground, too, and where the part lies elsewhere in each frame."""
+    y, x = np.mgrid[-1 : 1 : HEIGHT * 1j, -1 : 1 : WIDTH * 1j]
+    slope = (1 + down * y + across * x)[..., None]
+    for moves in (0, 7):
+        frames = [np.roll(on_belt(seed, 1.0)[0], seed * moves % 60, 1) for seed in range(30)]
+        known, _ = learned(frames[:29])
+        shown = even(known, pixels(frames[29] * slope))
+        left, was = (np.abs(each - frames[29]).mean() for each in (shown, frames[29] * slope))
+        assert left < 0.6 * was
+
+
+@pytest.mark.parametrize("place", [slice(8, 44), slice(70, 106)])
+def test_a_part_to_one_side_that_is_darker_is_no_slope(place):
+    frames = [on_belt(seed, 1.0)[0] for seed in range(20)]
+    known, _ = learned(frames)
+    struck = frames[0].astype(float)
+    struck[20:70, place] *= 0.8
+    moved = even(known, pixels(struck)) - struck
+    assert np.abs(moved).max() < 6  # of some 25 that it differs by
+
+
+def test_a_part_that_is_as_grey_as_the_ground_is_told_by_its_place():
+    """With sorted greys alone this fails: the darker part's take the ground's ranks."""
+
+    def frame(seed, factor):
+        values = np.random.default_rng(seed).normal(120, 1, (HEIGHT, WIDTH, 1))
+        values[12:84, 8:48] = np.random.default_rng(seed).normal(130, 1, (72, 40, 1)) * factor
+        return values
+
+    known, _ = learned([pixels(frame(seed, 1.0)) for seed in range(20)])
+    moved = even(known, pixels(frame(50, 0.85))) - frame(50, 0.85)
+    assert np.abs(moved).max() < 6  # of 19.5
+
+
+def test_a_part_of_a_darker_colour_before_another_keeps_it():
+    """With the colours' shares made good as in another light, a quarter of it is gone."""
+
+    def frame(seed, factor):
+        values = np.random.default_rng(seed).normal([160, 90, 60], 1, (HEIGHT, WIDTH, 3))
+        values[12:84, 8:48] = np.array([50, 60, 200]) * factor
+        return values
+
+    known, _ = learned([pixels(frame(seed, 1.0)) for seed in range(20)])
+    moved = even(known, pixels(frame(50, 0.85))) - frame(50, 0.85)
+    assert np.abs(moved).max() < 5  # of 30 in red
+
+
+def test_a_part_before_white_is_one_with_the_light():
+    """White is clipped, so it tells nothing of a lamp."""
+    known, _ = learned([on_belt(seed, 1.0, 255)[0] for seed in range(20)])
+    (usual, place), (other, _) = (on_belt(50, factor, 255) for factor in (1.0, 0.9))
+    assert abs((even(known, other) - usual)[place].mean()) < 6  # it differs by 12
 
 
 def test_a_frame_in_the_same_light_stays_as_it_is(alike):
@@ -137,8 +194,11 @@ def test_no_more_is_made_good_than_light_does(alike):
     assert dark.mean() == pytest.approx(most, rel=1e-3)  # a black frame stays dark
     assert dark.max() < 30
     flat = even(alike, pixels(part(52, contrast=0.3)))
-    gain = flat.std((0, 1)) / pixels(part(52, contrast=0.3)).std((0, 1))
-    assert gain == pytest.approx(np.full(3, np.exp(MOST * DRIFT[0])), rel=1e-3)
+    usual = pixels(part(52, contrast=0.3)).astype(float)
+    gain = np.polyfit((usual - usual.mean((0, 1))).ravel(), (flat - flat.mean((0, 1))).ravel(), 1)[0]
+    assert gain == pytest.approx(np.exp(MOST * DRIFT[0]), rel=0.05)
+    sloping = even(alike, pixels(part(53) * np.linspace(0.4, 1.6, WIDTH)[:, None]))
+    assert sloping[:, -8:].mean() / sloping[:, :8].mean() > 2  # of four times at most 1.2 are made good
 
 
 def test_a_part_of_another_colour_keeps_it(alike):
@@ -178,7 +238,7 @@ def test_ignored_pixels_do_not_count():
     ignored[:, :50] = True
     frames = [pixels(part(seed)) for seed in range(20)]
     known, geometry = learned(frames, ignored)
-    assert known.greys.shape == (32 * 19,)  # of 32 columns of 4 pixels those behind the 50th
+    assert known.greys.shape == (3, 16 * 10)  # of 16 columns of 8 pixels those that reach behind the 50th
     assert known.mean == pytest.approx(np.array(frames, float)[:, :, 50:].mean((0, 1, 2))[::-1], abs=0.3)
     seen = light.seen_share(geometry, ignored)
     assert (seen[0, 0] == ~ignored).all()
@@ -186,7 +246,7 @@ def test_ignored_pixels_do_not_count():
     painted = pixels(part(55, brightness=12))
     painted[:, :50] = FILL
     shown = even(known, painted, seen)
-    assert shown[:, 50:] == pytest.approx(part(55)[:, 50:], abs=1.5)
+    assert np.abs(shown - part(55))[:, 50:].mean() < 0.8
     assert (shown[:, :50] == FILL).all()  # or the mask's edge would be one that no good frame had
 
 
@@ -211,11 +271,11 @@ def test_of_large_frames_not_every_pixel_is_counted_and_of_the_counted_the_same_
         plan((0, 0, wide, tall), 8, 8, tile=256),
         None,
     )
-    mean, spread, greys = ov.Core().compile_model(model, "CPU")([large[None]]).values()
+    mean, spread, at = ov.Core().compile_model(model, "CPU")([large[None]]).values()
     assert mean.ravel() == pytest.approx(large.mean((0, 1))[::-1], abs=1)
     assert spread.ravel() == pytest.approx([np.abs(large - large.mean((0, 1))).mean()], rel=0.02)
-    blocks = cv2.resize(large, (wide // 24, tall // 18), interpolation=cv2.INTER_AREA).mean(2)
-    assert greys == pytest.approx(np.sort(blocks.ravel()), abs=0.5)
+    blocks = cv2.resize(large, (wide // 48, tall // 36), interpolation=cv2.INTER_AREA)
+    assert at[0].transpose(1, 2, 0) == pytest.approx(blocks[..., ::-1], abs=1)
 
 
 def test_a_pattern_that_moves_is_no_other_light():
