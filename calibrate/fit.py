@@ -38,9 +38,9 @@ INSTEAD = (
     "all lie in the same place"
 )
 PASSES = (
-    "frames are brought to the good ones' light, so a part that covers half of the frame, or lies on black "
-    "or white, may be up to a sixth darker or brighter all over and pass; is that a defect? Then fit with "
-    "--no-relight"
+    "frames are brought to the good ones' light, so a part that covers half of the frame or more, or lies "
+    "on black or white, may be up to a sixth darker or brighter all over and pass; is that a defect? Then "
+    "fit with --no-relight"
 )
 UNDAMPED = (
     "good frames are so alike that what other light does to their features can't be damped, so it is fitted "

@@ -226,10 +226,11 @@ def add_of_model(add: Callable[..., object]) -> None:
         "--relight",
         action=argparse.BooleanOptionalAction,
         default=None,
-        help="not efficientad: every frame is brought to the good frames' brightness and contrast, as far as "
-        "a lamp or an exposure changes these (then a part that is all over up to a sixth darker or brighter "
-        "passes where it covers half of the frame, or lies on black or white), and with patchcore what else "
-        "other light does counts less; default: on the bundled networks, unless --absolute",
+        help="not efficientad: every frame is brought to the good frames' brightness, contrast and slope of "
+        "light, as far as a lamp or an exposure changes these (then a part that is all over up to a sixth "
+        "darker or brighter passes where it covers half of the frame or more, or lies on black or white), "
+        "and with patchcore what else other light does counts less; default: on the bundled networks, "
+        "unless --absolute",
     )
     add(
         "--absolute",

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from calibrate.eight_bits import Loss
 
 GOLDEN_FRAMES = 5
-MOST_HIDDEN = 0.5  # of the region; where more is ignored, the mask may be inverted
+MOST_HIDDEN = 0.5  # of the region; where more is ignored, a fit says so
 DAMPED = "damped"  # a recipe's parameter
 SMOOTHING_PX = 4.0
 KEEP_MB = 200  # kept without being asked: PaDiM's default takes 42, ResNet-18's map of 64 x 64 takes 170
@@ -247,9 +247,9 @@ def _planned(
 ) -> Plan:
     folds = choose_folds(good, kind.folds(options.folds, len(good)), options.augment)
     region = make_region(good.shape, options.roi, options.ignore_png, options.ignore_polygons)
-    if (hidden := region.ignored_fraction) > 0:
-        inverted = "; is the mask inverted? Its white pixels don't count" if hidden > MOST_HIDDEN else ""
-        progress.note(f"{hidden:.0%} of the region is ignored{inverted}")
+    if (hidden := region.ignored_fraction) > MOST_HIDDEN:
+        why = "; is the mask inverted? Its white pixels don't count" if options.ignore_png else ""
+        progress.note(f"{hidden:.0%} of the region is ignored{why}")
     steps, channels = strides(backbone, good.shape[2])
     geometry = tiles.plan(
         region.roi,

@@ -117,22 +117,16 @@ def test_means_of_cells_are_taken_of_an_enlarged_frame(good, tmp_path, changes, 
     assert plan.smoothing_px == blur_px
 
 
-@pytest.mark.parametrize(
-    ("mask", "said"),
-    [
-        ({}, []),
-        ({"ignore_polygons": (((0, 0), (23, 0), (23, 79), (0, 79)),)}, ["25% of the region is ignored"]),
-        (
-            {"ignore_polygons": (((0, 0), (71, 0), (71, 79), (0, 79)),)},
-            ["75% of the region is ignored; is the mask inverted? Its white pixels don't count"],
-        ),
-    ],
-    ids=["none", "a quarter", "most"],
-)
-def test_a_mask_says_what_it_hides(good, tmp_path, mask, said):
+@pytest.mark.parametrize("hidden", [0, 32, 72])
+def test_a_mask_that_hides_most_says_so(good, tmp_path, hidden):
+    mask = np.zeros((80, 96), np.uint8)
+    mask[0, 0], mask[:, :hidden] = 255, 255
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
     notes = Silent()
-    prepare(options(good, tmp_path, **mask), notes)
-    assert [note for note in notes.notes if "ignored" in note] == said
+    prepare(options(good, tmp_path, ignore_png=tmp_path / "mask.png"), notes)
+    said = [note for note in notes.notes if "ignored" in note]
+    wanted = "75% of the region is ignored; is the mask inverted? Its white pixels don't count"
+    assert said == ([wanted] if hidden == 72 else [])
 
 
 def test_folds_by_run_hold_a_whole_run_out(good, tmp_path):
