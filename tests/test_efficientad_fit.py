@@ -106,7 +106,11 @@ def short(steps=12, **changes):
 # --- a fit from frames to recipe ---
 
 
-def test_a_fit_gives_an_active_recipe_that_repeats_its_scores_and_rejects_a_scratch(parts, tmp_path):
+def test_a_fit_gives_an_active_recipe_that_repeats_its_scores_and_rejects_a_scratch(
+    parts, tmp_path, monkeypatch
+):
+    """With steps of 2 tiles the painted square has 0.97 times the limit on some CPUs, with 8 it has 1.4."""
+    monkeypatch.setattr(settings, "LITE", dataclasses.replace(LITE, batch=8))
     recipe = run(parts, tmp_path, steps=60, activate=True)
     inspector = Inspector(active_recipe(tmp_path / "recipes", "flange"), threads=1)
     assert check_golden(inspector) <= 1e-4

@@ -248,8 +248,9 @@ def test_a_recipe_that_sees_a_square_in_the_middle_but_not_in_one_of_its_tiles_i
             x, y, grey = rng.integers((72, 56, 0), (90, 74, 255)).tolist()
             cv2.rectangle(pixels, (x, y), (x + 6, y + 6), grey, -1)
         cv2.imwrite(str(folder / f"{number:03d}.png"), pixels)
+    blind = PER_TILE[1] | {"dimensions": None, "relight": False}
     with pytest.raises(FitError) as refused:
-        fit(prepare(wanted(folder, tmp_path, **PER_TILE[1] | {"dimensions": None}), Silent()), Silent())
+        fit(prepare(wanted(folder, tmp_path, **blind), Silent()), Silent())
     said = str(refused.value)
     assert "flange/0001 was stored but not activated" in said
     assert "passes in 1 of 6 tiles (row/column 2/3), so the recipe would find no defects there. " in said

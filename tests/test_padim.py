@@ -101,7 +101,8 @@ def test_matrices_stored_in_bf16_give_the_same_in_a_graph_that_computes_so(sampl
     whole, _, _ = fit_in_blocks(samples, tmp_path / "whole", 6)
     halved, _, _ = fit_in_blocks(samples, tmp_path / "halved", 6, halved=True)
     x = samples[:, 7].astype(np.float32)
-    assert np.array_equal(head_distances(whole, x, "bf16"), head_distances(halved, x, "bf16"))
+    if "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):  # else it computes in float32
+        assert np.array_equal(head_distances(whole, x, "bf16"), head_distances(halved, x, "bf16"))
     assert np.allclose(head_distances(halved, x), head_distances(whole, x), rtol=0.02)
     assert not np.array_equal(head_distances(halved, x), head_distances(whole, x))
 
