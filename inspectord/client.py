@@ -31,6 +31,7 @@ REDIAL_S = 3.0  # of silence, and between two tries
 MOST_REPLAYED = 20_000  # verdicts fetched for one gap; of a longer absence the older part is a Gap
 ANSWER_S, PAUSE_S = 2.0, 0.5  # for a reply; after none, before the daemon is asked again, if it is heard
 MOST_UNANSWERED = 3  # requests for one message's sake; then what they asked for is a Gap
+DEAF_S = 10.0  # after that, in which what is missing is a Gap without asking: verdicts must go on
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +110,7 @@ class Client:
         self._seen: dict[str, int] = {}  # camera -> last seq given out
         self._held: deque[VerdictMessage | dict[str, Any]] = deque()  # received, not followed yet
         self._unanswered, self._ask_after_s = 0, 0.0  # requests for the first of these
+        self._deaf_until_s, self._behind = 0.0, False
         self._events: deque[Event] = deque()
         self._started = self._silent = False
 
@@ -129,6 +131,10 @@ class Client:
 
     def start(self) -> None:
         """Subscribe, then take the daemon's position; what comes after that is given out."""
+        self._held.clear()
+        self._events.clear()
+        self._unanswered, self._ask_after_s, self._deaf_until_s = 0, 0.0, 0.0
+        self._silent = self._behind = False
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._subscribed()
         self._requests = Requests(self._context, self._replay, self._keys)
@@ -149,7 +155,7 @@ class Client:
         self._context.destroy(linger=0)
 
     def next(self, timeout_s: float) -> Event | None:
-        """The next event, or None after timeout_s."""
+        """The next event, or None after timeout_s, or later where the daemon is asked meanwhile."""
         end_s = time.monotonic() + timeout_s
         while not self._events:
             left_s = end_s - time.monotonic()
@@ -160,6 +166,7 @@ class Client:
                 self._receive()
             if not self._socket.poll(0):  # else heartbeats may wait behind a long fill
                 self._notice_silence()
+                self._behind = bool(self._held)
         return self._events.popleft()
 
     def _subscribed(self) -> zmq.Socket[Any]:
@@ -189,11 +196,11 @@ class Client:
         """Follow what was received, in its order.
 
         A daemon that does not answer, as one that is just stopping, is asked again when a later message
-        comes: the next start has the missing verdicts in its journal. Verdicts that wait for that are
-        historical.
+        comes: the next start has the missing verdicts in its journal. Verdicts that wait for that, here or
+        on the wire, are historical.
         """
         while self._held:
-            message, waited = self._held[0], self._unanswered > 0 or len(self._held) > 1
+            message, waited = self._held[0], self._behind or len(self._held) > 1
             try:
                 if isinstance(message, VerdictMessage):
                     self._on_verdict(as_historical(message) if waited else message)
@@ -252,7 +259,7 @@ class Client:
         for camera in list(self._seen):
             if self._wants(camera):
                 self._fill(camera, None)
-        self.boot_id, self._seen = boot_id, {}
+        self.boot_id, self._seen, self._deaf_until_s = boot_id, {}, 0.0
         self._events.append(Restart(boot_id))
 
     def _fill(self, camera: str, last: int | None) -> None:
@@ -261,14 +268,19 @@ class Client:
         Raises StateError where the daemon does not answer and is to be asked again.
         """
         if last is not None:
-            self._skip_to(camera, last - MOST_REPLAYED)
+            deaf = time.monotonic() < self._deaf_until_s
+            self._skip_to(camera, last if deaf else last - MOST_REPLAYED)
+            if deaf:
+                return
         try:
             for message in islice(self._replayed(camera, last), MOST_REPLAYED):
                 self._skip_to(camera, message.seq - 1)
                 self._give(message)
         except StateError:
+            self._behind = True
             if self._unanswered + 1 < MOST_UNANSWERED:
                 raise
+            self._deaf_until_s = time.monotonic() + DEAF_S
         if last is not None:
             self._skip_to(camera, last)
 

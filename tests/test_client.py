@@ -250,6 +250,54 @@ def test_a_daemon_that_never_answers_is_asked_three_times_and_verdicts_go_on(wir
     assert found == [(3, True), (4, False)]
 
 
+def test_a_port_that_never_answers_and_many_losses_do_not_leave_the_client_behind(wire, monkeypatch):
+    """Broken on purpose: where each loss is asked for three times, more and more is held."""
+    monkeypatch.setattr("inspectord.client.ANSWER_S", 0.3)
+    with wire.client() as client:
+        wire.replay.close()
+        events, end_s = [], time.monotonic() + 6
+        while time.monotonic() < end_s:
+            wire.send(1, lost=True)
+            wire.send(1)
+            wire.heartbeat()
+            time.sleep(0.02)
+            event = client.next(0.02)
+            events += [event] if event else []
+        while event := client.next(0.2):
+            events.append(event)
+        wire.send(1)
+        assert [message.historical for message in verdicts([client.next(1.0)])] == [False]  # it is up to date
+        wire.seq -= 1
+    told = verdicts(events)
+    assert told[-1].seq == wire.seq
+    assert [message.seq for message in told] == list(range(2, wire.seq + 1, 2))
+    gaps = [(event.first_seq, event.last_seq) for event in events if isinstance(event, Gap)]
+    assert gaps == [(seq, seq) for seq in range(1, wire.seq, 2)]
+
+
+def test_a_client_that_starts_again_has_forgotten_what_it_held(wire, tmp_path):
+    client = wire.client()
+    wire.send(2, lost=True)
+    wire.replay.close()
+    wire.heartbeat()
+    events_until(client, lambda event: isinstance(event, Silence))
+    client.close()
+    wire.close()
+    after = Wire(tmp_path, boot_id="1" * 32, settings=wire.settings)
+    after.send(2)
+    client.start()
+    events = []
+    while not verdicts(events):
+        after.heartbeat()
+        after.send(1)
+        event = client.next(0.1)
+        events += [event] if event and not isinstance(event, Heartbeat) else []
+    client.close()
+    after.close()
+    assert numbers(events)[0][0] == "1"
+    assert not any(isinstance(event, Restart | Gap) for event in events)
+
+
 def test_two_cameras_that_nobody_tells_of_do_not_hold_up_the_next_start(wire, tmp_path, monkeypatch):
     """Broken on purpose: where each answer begins the count anew, or each camera has its pause, it hangs."""
     monkeypatch.setattr("inspectord.client.ANSWER_S", 0.2)
