@@ -126,10 +126,9 @@ class Light:
         """How many standard deviations are made good in a frame of such blocks, (1, 1, 1, 1)."""
         count = self.places.shape[1]
         greys = op.topk(places, op.constant(count), 1, "min", "value").output(0)
-        shown = [_middle(found, known) for found, known in ((places, self.places), (greys, self.greys))]
         most = op.constant(np.float32(MOST)).output(0)
-        for changed in shown:
-            if changed is not None:
+        for found, known in ((places, self.places), (greys, self.greys)):
+            if (changed := _middle(found, known)) is not None:
                 most = op.minimum(most, op.multiply(changed, op.constant(np.float32(SHOWN)))).output(0)
         return op.reshape(most, op.constant([1, 1, 1, 1]), False).output(0)
 
@@ -160,22 +159,18 @@ def measured(planes: ov.Output, seen: Floats | None) -> tuple[ov.Output, ov.Outp
     the mean distance from these over all channels, (1, 1, 1, 1); means of blocks, (1, channels, rows,
     columns). seen: see seen_share.
     """
-    step = [max(1, side // SIDE) for side in planes.get_shape()[2:]]
-    if max(step) > 1:
-        planes = op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+    planes = _pooled(planes, SIDE)
     weights = None if seen is None else _weights(seen)
-    mean = _mean(planes, weights)
-    apart = _mean(op.abs(op.subtract(planes, mean)).output(0), weights)
+    counted = _counted(planes, weights)
+    mean = op.reduce_mean(counted, op.constant([2, 3]), True).output(0)
+    apart = _counted(op.abs(op.subtract(planes, mean)).output(0), weights)
+    apart = op.reduce_mean(apart, op.constant([2, 3]), True).output(0)
     spread = op.reduce_mean(apart, op.constant([1]), True)
-    if weights is not None:
-        planes = op.multiply(planes, op.constant(weights)).output(0)
-    step = [max(1, side // BLOCKS) for side in planes.get_shape()[2:]]
-    if max(step) > 1:
-        planes = op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+    at = _pooled(counted, BLOCKS)
     if weights is not None:
         share = np.maximum(_in_blocks(weights, BLOCKS), np.float32(1e-6))
-        planes = op.divide(planes, op.constant(share)).output(0)
-    return mean, op.maximum(spread, op.constant(np.float32(LEAST))).output(0), planes
+        at = op.divide(at, op.constant(share)).output(0)
+    return mean, op.maximum(spread, op.constant(np.float32(LEAST))).output(0), at
 
 
 def seen_share(geometry: Geometry, ignored: Mask | None) -> Floats | None:
@@ -206,9 +201,20 @@ def _looked_at(seen: Floats | None, shape: Sequence[int]) -> npt.NDArray[np.int6
     return np.flatnonzero(_in_blocks(_weights(seen), BLOCKS))
 
 
+def _step(shape: Sequence[int], side: int) -> list[int]:
+    """Rows and columns of a block of planes of such a shape."""
+    return [max(1, pixels // side) for pixels in shape[2:]]
+
+
+def _pooled(planes: ov.Output, side: int) -> ov.Output:
+    """Means of blocks, at least side of them in each direction; of smaller planes the pixels."""
+    step = _step(planes.get_shape(), side)
+    return planes if max(step) == 1 else op.avg_pool(planes, step, [0, 0], [0, 0], step, True).output(0)
+
+
 def _in_blocks(values: Floats, side: int) -> Floats:
-    """Means of blocks of values (1, 1, rows, columns), as the graph takes them of planes."""
-    step = [max(1, pixels // side) for pixels in values.shape[2:]]
+    """The same of values (1, 1, rows, columns)."""
+    step = _step(values.shape, side)
     rows, columns = (pixels // size for pixels, size in zip(values.shape[2:], step, strict=True))
     whole = values[0, 0, : rows * step[0], : columns * step[1]]
     return np.asarray(whole.reshape(rows, step[0], columns, step[1]).mean((1, 3)))[None, None]
@@ -265,11 +271,10 @@ def _share_of(difference: ov.Output, share: float, drift: float, most: ov.Output
     return op.minimum(op.maximum(wanted, op.negative(bound)), bound).output(0)
 
 
-def _mean(planes: ov.Output, weights: Floats | None) -> ov.Output:
-    if weights is not None:
-        planes = op.multiply(planes, op.constant(weights)).output(0)
-    return op.reduce_mean(planes, op.constant([2, 3]), True).output(0)
+def _counted(planes: ov.Output, weights: Floats | None) -> ov.Output:
+    """Each pixel as much as it counts."""
+    return planes if weights is None else op.multiply(planes, op.constant(weights)).output(0)
 
 
-def _of_channels(values: npt.ArrayLike) -> ov.Output:
+def _of_channels(values: Floats) -> ov.Output:
     return op.constant(np.asarray(values, np.float32).reshape(1, -1, 1, 1)).output(0)

@@ -107,12 +107,7 @@ class Client:
         self._verdicts, self._replay, self._keys = verdicts, replay, keys
         self._camera, self._timeout_ms, self._connect_s = camera, heartbeat_timeout_ms, connect_s
         self._receive_depth, self._from_start = receive_depth, from_start
-        self._seen: dict[str, int] = {}  # camera -> last seq given out
-        self._held: deque[VerdictMessage | dict[str, Any]] = deque()  # received, not followed yet
-        self._unanswered, self._ask_after_s = 0, 0.0  # requests for the first of these
-        self._deaf_until_s, self._behind = 0.0, False
-        self._events: deque[Event] = deque()
-        self._started = self._silent = False
+        self._started = False
 
     def __enter__(self) -> Client:
         if not self._started:
@@ -131,10 +126,12 @@ class Client:
 
     def start(self) -> None:
         """Subscribe, then take the daemon's position; what comes after that is given out."""
-        self._held.clear()
-        self._events.clear()
-        self._unanswered, self._ask_after_s, self._deaf_until_s = 0, 0.0, 0.0
-        self._silent = self._behind = False
+        self._seen: dict[str, int] = {}  # camera -> last seq given out
+        self._held: deque[VerdictMessage | dict[str, Any]] = deque()  # received, not followed yet
+        self._unanswered, self._ask_after_s = 0, 0.0  # requests for the first of these
+        self._deaf_until_s, self._behind = 0.0, False
+        self._events: deque[Event] = deque()
+        self._silent = False
         self._context: zmq.Context[Any] = zmq.Context()
         self._socket = self._subscribed()
         self._requests = Requests(self._context, self._replay, self._keys)
@@ -267,11 +264,11 @@ class Client:
 
         Raises StateError where the daemon does not answer and is to be asked again.
         """
+        if last is not None and time.monotonic() < self._deaf_until_s:
+            self._skip_to(camera, last)
+            return
         if last is not None:
-            deaf = time.monotonic() < self._deaf_until_s
-            self._skip_to(camera, last if deaf else last - MOST_REPLAYED)
-            if deaf:
-                return
+            self._skip_to(camera, last - MOST_REPLAYED)
         try:
             for message in islice(self._replayed(camera, last), MOST_REPLAYED):
                 self._skip_to(camera, message.seq - 1)

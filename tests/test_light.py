@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import openvino as ov
@@ -125,6 +127,9 @@ def test_contrast_about_the_middle_grey_comes_back_in_part(alike):
     """Half of the frame hardly changes by it, so it might be the part's."""
     usual, other = part(50), pixels(part(50, contrast=0.88))
     assert np.abs(even(alike, other) - usual).mean() < 0.7 * np.abs(other - usual).mean()
+    black = np.zeros_like(alike.places)  # which tells nothing, so the mean and the spread alone decide
+    blind = replace(alike, places=black, greys=black, slopes=np.zeros_like(alike.slopes))
+    assert np.abs(even(blind, other) - usual).mean() < 0.6
 
 
 @pytest.mark.parametrize(("down", "across"), [(0.05, 0), (0, -0.05), (-0.03, 0.04)])
@@ -193,6 +198,10 @@ def test_no_more_is_made_good_than_light_does(alike):
     dark = even(alike, np.zeros((HEIGHT, WIDTH, 3), np.uint8))
     assert dark.mean() == pytest.approx(most, rel=1e-3)  # a black frame stays dark
     assert dark.max() < 30
+    level = replace(alike, slopes=np.zeros_like(alike.slopes))
+    flat = even(level, pixels(part(52, contrast=0.3)))
+    gain = flat.std((0, 1)) / pixels(part(52, contrast=0.3)).std((0, 1))
+    assert gain == pytest.approx(np.full(3, np.exp(MOST * DRIFT[0])), rel=1e-3)
     flat = even(alike, pixels(part(52, contrast=0.3)))
     usual = pixels(part(52, contrast=0.3)).astype(float)
     gain = np.polyfit((usual - usual.mean((0, 1))).ravel(), (flat - flat.mean((0, 1))).ravel(), 1)[0]
@@ -245,6 +254,8 @@ def test_ignored_pixels_do_not_count():
     assert light.seen_share(geometry, None) is None
     painted = pixels(part(55, brightness=12))
     painted[:, :50] = FILL
+    level = even(replace(known, slopes=np.zeros_like(known.slopes)), painted, seen)
+    assert level[:, 50:] == pytest.approx(part(55)[:, 50:], abs=1.5)
     shown = even(known, painted, seen)
     assert np.abs(shown - part(55))[:, 50:].mean() < 0.8
     assert (shown[:, :50] == FILL).all()  # or the mask's edge would be one that no good frame had
