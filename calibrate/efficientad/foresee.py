@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 # Of the activations that two networks give, measured: what torch and oneDNN hold besides; and the share that
 # is left of it where the pupils are computed in bfloat16 (0.6 to 0.75).
-OVERHEAD, HALVED = 1.5, 0.75
+OVERHEAD, HALVED = 1.6, 0.75
 COPIES = 6  # of the weights: gradients, two moments, the best ones, a checkpoint being written
 THREADS_MB = 120  # of torch's threads
 LIBRARY_MB = 150  # of torch itself, in a process that has not loaded it yet
