@@ -35,8 +35,8 @@ class Band:
 
 
 def bands(dimensions: int, packed: bool) -> list[Band]:
-    """Few bands where speed counts, many where size does."""
-    count = min(dimensions, max(4, dimensions // 32) if packed else 3)
+    """Few bands where speed counts, many where size does; for each is a product of its own."""
+    count = min(dimensions, max(2, min(4, dimensions // 24), dimensions // 32) if packed else 3)
     edges = [round(dimensions * index / count) for index in range(count + 1)]
     return [Band(a, b) for a, b in pairwise(edges)]
 

@@ -168,12 +168,12 @@ def test_a_loop_takes_any_number_of_positions(tmp_path, monkeypatch):
 
 
 def test_many_tiles_keep_fewer_features_unless_asked():
-    cells = 32 * 32  # of a tile of 256 pixels
-    kept = [padim.usual_dimensions(tiles * cells) for tiles in (1, 4, 16, 64, 1000)]
+    cells = 16 * 16  # of a tile of 256 pixels
+    kept = [padim.usual_dimensions(tiles * cells) for tiles in (1, 16, 64, 256, 1000)]
     assert kept == [100, 100, 96, 48, padim.FEWEST]
     asked = FitOptions("x", Path(), (), dimensions=70)
     assert padim.Padim().reduction((100,), 64 * cells, asked).dimensions == 70
-    assert padim.Padim().reduction((100,), 64 * cells, replace(asked, dimensions=None)).dimensions == 48
+    assert padim.Padim().reduction((100,), 64 * cells, replace(asked, dimensions=None)).dimensions == 96
 
 
 def test_packing_halves_what_is_stored():

@@ -68,7 +68,7 @@ class Bench:
 
 def test_a_late_inference_is_cancelled_so_that_the_next_frame_is_in_time(tmp_path):
     """Without the cancellation the second frame waits for the first one's answer, and is late as well."""
-    slow = load_recipe(write_recipe(tmp_path, work=400))
+    slow = load_recipe(write_recipe(tmp_path, work=40))
     bench = Bench(slow)
     began_s = time.monotonic()
     assert bench.examine(60_000).verdict is Verdict.PASS
@@ -142,7 +142,7 @@ def test_a_model_compiled_afresh_too_late_does_not_undo_a_reload(tmp_path, recip
 
 
 def test_a_device_that_gives_no_answer_outside_the_line_is_an_error_not_a_wait(tmp_path, monkeypatch):
-    inspector = Inspector(load_recipe(write_recipe(tmp_path, work=400)), threads=1)
+    inspector = Inspector(load_recipe(write_recipe(tmp_path, work=40)), threads=1)
     monkeypatch.setattr("inspectord.inspect.SCORE_LIMIT_S", 0.001)
     with pytest.raises(RuntimeError, match="gave no answer"):
         inspector.score(good_frame())
