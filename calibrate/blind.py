@@ -177,6 +177,8 @@ class Blind:
         more = "look closer with --tile or --roi" if self.middle else "leave out with --ignore what may vary"
         if plan.options.per_tile:
             more = "leave --per-tile out, for a tile alone has few patches to learn from"
+        if plan.options.model == "padim":  # a Gaussian at each place is wide where parts lie anyhow
+            more += ", or take --model patchcore where parts don't lie alike"
         if plan.options.model == "padim-seg":
             more = "take --model padim without --adapt"
         return found + (

@@ -254,7 +254,10 @@ def test_a_good_part_far_from_all_others_is_named(good, tmp_path):
     assert escape(str(mixed / "bad.png")) in (recipe.path / "report.html").read_text(encoding="utf-8")
 
 
-def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_itself(good, tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"model": "padim"}])
+def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_itself(
+    good, tmp_path, changes
+):
     """Bad parts among the good ones teach that anything is normal."""
     first = run(good, tmp_path)
     mixed = tmp_path / "mixed"
@@ -266,8 +269,9 @@ def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_i
             x, y, grey = rng.integers(0, (60, 60, 255)).tolist()
             cv2.rectangle(pixels, (x, y), (x + 25, y + 25), grey, -1)
         cv2.imwrite(str(mixed / path.name), pixels)
-    with pytest.raises(FitError, match=r"stored but not activated.*are they really good"):
-        run(mixed, tmp_path)
+    with pytest.raises(FitError, match=r"stored but not activated.*are they really good") as said:
+        run(mixed, tmp_path, **changes)
+    assert ("take --model patchcore where parts don't lie alike" in str(said.value)) == bool(changes)
     assert load_recipe(tmp_path / "recipes" / "flange" / "active").hash == first.hash
     stored = load_recipe(tmp_path / "recipes" / "flange" / "0002")
     assert stored.is_blind
