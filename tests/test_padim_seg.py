@@ -31,7 +31,7 @@ from calibrate.padim_seg.network import (  # noqa: E402
     inverse_root,
     lengths_of,
 )
-from calibrate.padim_seg.strikes import Strikes  # noqa: E402
+from calibrate.padim_seg.strikes import Strikes, together  # noqa: E402
 from calibrate.padim_seg.train import Check, Part, Training  # noqa: E402
 from calibrate.plan import prepare  # noqa: E402
 from calibrate.pretrain import defects  # noqa: E402
@@ -168,6 +168,29 @@ def test_what_is_drawn_depends_on_the_generator_alone_and_nothing_of_a_defect_is
     struck = (x - good).abs().amax(2) > 0.3  # elsewhere the light of the whole frame is a little another
     assert struck[cover > 0.5].float().mean() > 0.8  # where the mask says so, features differ
     assert cover[~struck].mean() < 0.05
+
+
+def test_large_frames_are_struck_a_few_at_once_and_come_back_in_order(plan, monkeypatch):
+    """All sixteen of a batch of 512x512 pixels at once took more memory than a fit may by default."""
+    assert (together((0, 0, 300, 300)), together((9, 9, 5000, 4000))) == (17, 6)
+    strikes, some, strike, at_once = Strikes(plan), np.arange(7), defects.strike, []
+
+    def counted(good, *rest):
+        at_once.append(len(good))
+        return strike(good, *rest)
+
+    monkeypatch.setattr(defects, "strike", counted)
+    monkeypatch.setattr("calibrate.padim_seg.strikes.AT_ONCE", 3 * 96 * 80)
+
+    def draw(amounts):
+        return strikes.draw(some, some, np.random.default_rng(1), defects.FAMILIES, amounts)
+
+    (x, cover), (good, nothing) = draw([0.0, 1.0] * 3 + [0.0]), draw([0.0] * 7)
+    assert at_once == [3, 3, 1] * 2
+    assert torch.equal(x[::2], good[::2])
+    assert not nothing.any()
+    assert not cover[::2].any()
+    assert cover[1::2].any()
 
 
 def test_ignored_pixels_are_never_called_struck(parts, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 # Of a larger region so much, somewhere, is struck: defects keep their size, and drawing them its time.
 WINDOW_PX = 512
+AT_ONCE = 6 * WINDOW_PX**2  # pixels of windows that are struck together: it takes ten times their floats
 GROSS_SIDES = (1 / 16, 1 / 3)  # of the window's
 
 
@@ -52,6 +54,23 @@ class Strikes:
         Content may come from the sources, as many. A share `gross` of them are rectangles half the grey scale
         off instead. The same generator draws the same.
         """
+        each = together(self._plan.region.roi)
+        found = [
+            self._drawn(samples[some], sources[some], amounts[some], rng, families, gross)
+            for some in (slice(first, first + each) for first in range(0, len(samples), each))
+        ]
+        embeddings, covers = zip(*found, strict=True)
+        return torch.cat(embeddings), torch.cat(covers)
+
+    def _drawn(
+        self,
+        samples: Indices,
+        sources: Indices,
+        amounts: Sequence[float],
+        rng: np.random.Generator,
+        families: Sequence[str],
+        gross: float,
+    ) -> tuple[Tensor, Tensor]:
         frames = [self._plan.sample(number) for number in samples.tolist()]
         windows = [_window(self._plan.region.roi, rng) for _ in frames]
         good = torch.cat([_planes(frame[at]) for frame, at in zip(frames, windows, strict=True)])
@@ -83,6 +102,11 @@ class Strikes:
         self._cut.infer([shown[None]])
         tiles = torch.from_numpy(self._cut.get_output_tensor(0).data)[:, :1]
         return embeddings, functional.avg_pool2d(tiles, self._plan.geometry.cell).flatten() / 255
+
+
+def together(roi: tuple[int, int, int, int]) -> int:
+    """Frames that are struck at once, of a region x, y, width, height."""
+    return max(1, AT_ONCE // math.prod(min(side, WINDOW_PX) for side in roi[2:]))
 
 
 def _window(roi: tuple[int, int, int, int], rng: np.random.Generator) -> tuple[slice, slice]:
