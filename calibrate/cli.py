@@ -65,12 +65,12 @@ def _fit(options: argparse.Namespace) -> int:
 
     wanted, progress = fit_options(options), _progress()
     check_place(wanted.recipes_dir, wanted.product)
-    from calibrate.fit import estimate, fit
+    from calibrate.fit import closer, estimate, fit
     from calibrate.plan import prepare
     from calibrate.show import fitted_lines
 
     plan = prepare(wanted, progress)
-    for line in estimate(plan).lines():
+    for line in (*estimate(plan).lines(), *closer(plan)):
         progress.note(line)
     print("\n".join(fitted_lines(fit(plan, progress), wanted.activate)))
     return 0

@@ -37,6 +37,7 @@ INSTEAD = (
     "good frames are too alike for patchcore to tell them apart, so padim is fitted, which is for parts that "
     "all lie in the same place"
 )
+HALF = 0.5  # of a frame's sides, or less, is seen: `closer` says so
 PASSES = (
     "frames are brought to the good ones' light, so a part that covers half of the frame or more, or lies "
     "on black or white, may be up to a sixth darker or brighter all over and pass; is that a defect? Then "
@@ -76,6 +77,24 @@ def estimate(plan: Plan) -> Estimate:
         cell_px=plan.geometry.cell / plan.geometry.scale,
         about=cost.about,
     )
+
+
+def closer(plan: Plan) -> list[str]:
+    """A line for who fits, where a frame is scaled to half its sides or less by itself: what that may hide.
+
+    Measured on parts drawn at 1024 x 1024 pixels, docs/research-log.md, "How many pixels".
+    """
+    geometry = plan.geometry
+    if plan.options.resize or geometry.tiles > 1 or geometry.scale > HALF:
+        return []
+    width, height = geometry.roi[2:]
+    shorter = min(geometry.rows.length, geometry.columns.length)
+    wanted = min(width, height, 2 * shorter)
+    return [
+        f"{width}x{height} pixels are looked at as {geometry.columns.length}x{geometry.rows.length}: small "
+        f"defects are found better with --resize {wanted}, in about {(wanted / shorter) ** 2:.0f} times the "
+        "time a frame"
+    ]
 
 
 def _int8_seconds(plan: Plan, frame_s: float, learning_s: float) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 from calibrate import publish
 from calibrate.backbones.standard import WEIGHTS
 from calibrate.cli import main
-from calibrate.fit import estimate, fit
+from calibrate.fit import closer, estimate, fit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
@@ -115,6 +116,25 @@ def test_means_of_cells_are_taken_of_an_enlarged_frame(good, tmp_path, changes, 
     plan = prepare(options(good, tmp_path, **changes), Silent())
     assert (plan.geometry.cell, plan.geometry.scale) == (cells, scale)
     assert plan.smoothing_px == blur_px
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({}, "1040x1024 pixels are looked at as 516x508: small defects .* --resize 1016, in about 4 times"),
+        ({"roi": (8, 0, 1000, 1000)}, ""),  # a little more than half
+        ({"resize": 400}, ""),
+        ({"tile": 512}, ""),
+        ({"backbone": "lite"}, "looked at as 258x254: .* --resize 508, in about 4 times"),
+    ],
+)
+def test_a_frame_that_is_seen_at_half_its_pixels_or_less_says_so(tmp_path, changes, says):
+    rng, folder = np.random.default_rng(0), tmp_path / "large"
+    folder.mkdir()
+    for number in range(10):
+        cv2.imwrite(str(folder / f"{number}.bmp"), rng.integers(0, 256, (1024, 1040), np.uint8))
+    said = closer(prepare(options(folder, tmp_path, **changes), Silent()))
+    assert [bool(re.search(says, line)) for line in said] == ([True] if says else [])
 
 
 @pytest.mark.parametrize("hidden", [0, 32, 72])
