@@ -179,7 +179,7 @@ class Blind:
             more = "leave --per-tile out, for a tile alone has few patches to learn from"
         if plan.options.model == "padim":  # a Gaussian at each place is wide where parts lie anyhow
             more += ", or take --model patchcore where parts don't lie alike"
-        if plan.options.model == "padim-seg":
+        elif plan.options.model == "padim-seg":
             more = "take --model padim without --adapt"
         return found + (
             f"The least usual good parts are {', '.join(suspects)}: are they really good? If so, teach more "

@@ -36,7 +36,7 @@ class Band:
 
 def bands(dimensions: int, packed: bool) -> list[Band]:
     """Few bands where speed counts, many where size does; for each is a product of its own."""
-    count = min(dimensions, max(2, min(4, dimensions // 24), dimensions // 32) if packed else 3)
+    count = min(dimensions, (2 if dimensions < 96 else max(4, dimensions // 32)) if packed else 3)
     edges = [round(dimensions * index / count) for index in range(count + 1)]
     return [Band(a, b) for a, b in pairwise(edges)]
 

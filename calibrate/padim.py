@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 DIMENSIONS = 100  # section IV: ResNet-18
-# Of the matrices in float32, which every frame reads whole: of 64 tiles of 32 x 32 cells those of 48
-# features; and features at least. What fewer features lose is in docs/research-log.md.
+# Of the matrices in float32, which every frame reads whole: of 64 tiles of 16 x 16 cells those of 96
+# features, of 32 x 32 of 48; and features at least. What fewer lose is in docs/research-log.md.
 READ_MB, FEWEST = 405, 32
 ITSELF_MB, BLOCK_MB = 600, 50  # of a fit without its blocks, and the least that a block is given
 NNCF_MB = 750  # more of a fit in 8 bits: NNCF, and what its work leaves

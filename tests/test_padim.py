@@ -179,6 +179,7 @@ def test_many_tiles_keep_fewer_features_unless_asked():
 def test_packing_halves_what_is_stored():
     assert heads.stored_values(550, packed=True) * 2 < 0.6 * 550 * 550 * 2
     assert heads.is_packed(56 * 56, 550)
+    assert [len(heads.bands(d, packed=True)) for d in (1, 32, 95, 96, 550)] == [1, 2, 2, 4, 17]
     assert not heads.is_packed(64 * 64, 100)
 
 

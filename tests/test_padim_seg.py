@@ -182,15 +182,13 @@ def test_large_frames_are_struck_a_few_at_once_and_come_back_in_order(plan, monk
     monkeypatch.setattr(defects, "strike", counted)
     monkeypatch.setattr("calibrate.padim_seg.strikes.AT_ONCE", 3 * 96 * 80)
 
-    def draw(amounts):
-        return strikes.draw(some, some, np.random.default_rng(1), defects.FAMILIES, amounts)
-
-    (x, cover), (good, nothing) = draw([0.0, 1.0] * 3 + [0.0]), draw([0.0] * 7)
-    assert at_once == [3, 3, 1] * 2
-    assert torch.equal(x[::2], good[::2])
-    assert not nothing.any()
-    assert not cover[::2].any()
-    assert cover[1::2].any()
+    x, cover = strikes.draw(some, some, np.random.default_rng(1), defects.FAMILIES, [1.0] + [0.0] * 6)
+    assert at_once == [3, 3, 1]
+    assert cover[0].any()
+    assert not cover[1:].any()
+    for number in range(1, 7):
+        alone = strikes.draw(some[number:][:1], some[:1], np.random.default_rng(0), defects.FAMILIES, [0.0])
+        assert torch.equal(x[number], alone[0][0])
 
 
 def test_ignored_pixels_are_never_called_struck(parts, tmp_path):

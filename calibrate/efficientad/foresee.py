@@ -18,8 +18,8 @@ from inspectord.errors import FitError
 if TYPE_CHECKING:
     from calibrate.plan import Plan
 
-# Of the activations that two networks give, measured: what torch and oneDNN hold besides; and the share that
-# is left of it where the pupils are computed in bfloat16 (0.6 to 0.75).
+# Of the activations that two networks give, measured and a little more: what torch and oneDNN hold besides;
+# and the share that is left of it where the pupils are computed in bfloat16.
 OVERHEAD, HALVED = 1.6, 0.75
 COPIES = 6  # of the weights: gradients, two moments, the best ones, a checkpoint being written
 THREADS_MB = 120  # of torch's threads

@@ -52,7 +52,7 @@ FAR = 0.99  # of the good frames, held out, have no patch that lies farther than
 LEAST = 32  # features of a patch, where every frame's reading of all matrices would take long
 BLOCK = 128  # positions whose features are in memory together
 LIBRARY_MB = 450  # torch, and what it leaves behind
-STRIKING = 10  # times the frames that are struck at once, in three channels of float32, that it takes
+STRIKING = 11  # times the frames that are struck at once, in three channels of float32, that it takes
 LEARNING = 1.5  # times what drawing takes, with the network's part
 
 

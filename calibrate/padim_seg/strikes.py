@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # Of a larger region so much, somewhere, is struck: defects keep their size, and drawing them its time.
 WINDOW_PX = 512
-AT_ONCE = 6 * WINDOW_PX**2  # pixels of windows that are struck together: it takes ten times their floats
+AT_ONCE = 6 * WINDOW_PX**2  # pixels of windows that are struck together: it takes eleven times their floats
 GROSS_SIDES = (1 / 16, 1 / 3)  # of the window's
 
 
@@ -106,7 +106,7 @@ class Strikes:
 
 def together(roi: tuple[int, int, int, int]) -> int:
     """Frames that are struck at once, of a region x, y, width, height."""
-    return max(1, AT_ONCE // math.prod(min(side, WINDOW_PX) for side in roi[2:]))
+    return AT_ONCE // math.prod(min(side, WINDOW_PX) for side in roi[2:])
 
 
 def _window(roi: tuple[int, int, int, int], rng: np.random.Generator) -> tuple[slice, slice]:

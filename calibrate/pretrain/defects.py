@@ -16,7 +16,8 @@ VISIBLE = 4.0  # grey levels, mean over the channels
 CLEAR = 6.0  # grey levels; to this the image's own grain adds
 FEWEST = 0.0007  # share of the image's pixels that must have changed clearly, or the defect is tried again
 TRIES = 4
-GROUP = 8  # images at once on a processor: what is being worked on stays in its cache
+# At once on a processor: what is being worked on stays in its cache, and of large images takes little memory.
+GROUP, GROUP_PX = 8, 8 * 128**2
 
 # A grey image comes as one channel, so that it stays grey and costs a third.
 _STRIKES: dict[str, Callable[[Tensor, Tensor, Dice], Tensor]] = {
@@ -64,7 +65,7 @@ def strike(
     left = torch.arange(len(images), device=images.device)
     for _ in range(TRIES):
         missed = []
-        for family, is_plain, rows in _shared_out(left, plain, generator, families):
+        for family, is_plain, rows in _shared_out(left, plain, generator, families, _at_once(images)):
             dice = Dice(generator, len(rows), images.device)
             channels = slice(0, 1 if is_plain else 3)
             changed, mask[rows], shows = _tried(family, images[rows, channels], sources[rows, channels], dice)
@@ -76,15 +77,21 @@ def strike(
     return struck, mask
 
 
+def _at_once(images: Tensor) -> int:
+    if images.device.type != "cpu":
+        return max(1, len(images))
+    return min(GROUP, max(1, GROUP_PX // (images.shape[2] * images.shape[3])))
+
+
 def _shared_out(
-    rows: Tensor, plain: Tensor, generator: torch.Generator, families: Sequence[str]
+    rows: Tensor, plain: Tensor, generator: torch.Generator, families: Sequence[str], at_once: int
 ) -> Iterator[tuple[str, bool, Tensor]]:
-    """A random family for each of the rows: family, whether grey, rows; on a processor in small groups."""
+    """A random family for each of the rows: family, whether grey, rows, so many at most."""
     pick = Dice(generator, len(rows), rows.device).uniform(0, len(families), 1)[:, 0].long()
     kind = pick * 2 + plain[rows]
     for index in range(len(families) * 2):
         mine = rows[kind == index]
-        for group in mine.split(GROUP if rows.device.type == "cpu" else max(1, len(mine))):
+        for group in mine.split(at_once):
             if len(group):
                 yield families[index // 2], bool(index % 2), group
 
