@@ -78,9 +78,8 @@ def strike(
 
 
 def _at_once(images: Tensor) -> int:
-    if images.device.type != "cpu":
-        return max(1, len(images))
-    return min(GROUP, max(1, GROUP_PX // (images.shape[2] * images.shape[3])))
+    count, _, height, width = images.shape
+    return min(GROUP, max(1, GROUP_PX // (height * width))) if images.device.type == "cpu" else max(1, count)
 
 
 def _shared_out(
