@@ -84,6 +84,7 @@ def _tally(messages: list[VerdictMessage]) -> dict[str, Any]:
         "good_not_inspected": late[GOOD],
         "defective_parts": sum(kinds.values()) - kinds[GOOD],
         "escapes": sum(wrong.values()) - wrong[GOOD],
+        "defective_not_inspected": sum(late.values()) - late[GOOD],
         "by_defect": {kind: [wrong[kind], kinds[kind]] for kind in sorted(kinds) if kind != GOOD},
     }
 
@@ -95,6 +96,11 @@ def _show(report: dict[str, Any], folder: Path) -> None:
         ("good parts", report["good_parts"], f"{report['false_rejects']} rejected (false rejects)"),
         ("  of these", report["good_not_inspected"], "not inspected in time, as where this machine is busy"),
         ("defective parts", report["defective_parts"], f"{report['escapes']} passed (escapes)"),
+        (
+            "  of these",
+            report["defective_not_inspected"],
+            "not inspected in time, so none of these passed",
+        ),
         ("not inspected", report["NOT_INSPECTED"], "a line treats these as rejects"),
     ]
     rows += [(f"  {kind}", of, f"{missed} escaped") for kind, (missed, of) in report["by_defect"].items()]

@@ -87,7 +87,7 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
     """Score test/good and test/<defect> of a folder in the common layout; masks in ground_truth/<defect>.
 
     Images that the recipe can't take count as NOT_INSPECTED and are named. Raises SourceError where the
-    folder has no such layout.
+    folder has no such layout, FrameError where it can take none of them.
     """
     inspector = Inspector(recipe, threads=threads)
     known, all_known = taught_digests(recipe)
@@ -116,6 +116,9 @@ def evaluate(recipe: Recipe, folder: Path, progress: Progress, threads: int = 0)
             pixels.add(*_within(image, result.anomaly_map, mask, recipe.spec))
         else:
             pixels.add_unknown()
+    if images and not any(image.score is not None for image in images):
+        first = images[0]
+        raise FrameError(f"none of the {len(images)} images could be inspected: {first.file}: {first.why}")
     return _summary(recipe, images, pixels.result(), Taught(tuple(taught), all_known))
 
 

@@ -69,18 +69,20 @@ def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress:
             *([plan.instead] if plan.instead else []),
             *limit.warnings,
             *([outlier] if limit.stands_out else []),
-            *([blind.words(plan, suspects)] if blind else []),
         ]
-        _write_report(staging, plan, limit, held_out, scored, warnings)
+        finds_nothing = [blind.words(plan, suspects)] if blind else []
+        _write_report(staging, plan, limit, held_out, scored, [*warnings, *finds_nothing])
     plan.kind.published(plan)
     for note in squares.note():
         progress.note(note)
+    for warning in warnings:  # before a refusal, too: a rate that would lower the limit is among them
+        progress.note(f"warning: {warning}")
     if blind and options.activate:
         raise FitError(
             f"{options.product}/{staging.version} was stored but not activated: "
             f"{blind.words(plan, suspects)}; see {staging.final / 'report.html'}"
         )
-    for warning in warnings:
+    for warning in finds_nothing:
         progress.note(f"warning: {warning}")
     if options.activate:
         return activate(options.recipes_dir, options.product, staging.version)

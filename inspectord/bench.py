@@ -66,12 +66,15 @@ class Run:
 
     def line(self) -> str:
         latency, inference = np.array(self.latency_ms), np.array(self.inference_ms)
-        overhead = latency - inference
+        inferred = ~np.isnan(inference)
         p50, p99, p999 = np.percentile(latency, (50, 99, 99.9))
-        over50, over99 = np.nanpercentile(overhead, (50, 99))
+        middle, over50, over99 = math.nan, math.nan, math.nan  # where every part was late
+        if inferred.any():
+            middle = np.median(inference[inferred])
+            over50, over99 = np.percentile((latency - inference)[inferred], (50, 99))
         return (
             f"{self.asked_hz:8.1f} {self.seen_hz:8.1f} {len(latency):8d} {self.not_inspected:8d} | "
-            f"{p50:8.2f} {p99:8.2f} {p999:8.2f} | {np.nanmedian(inference):9.2f} | "
+            f"{p50:8.2f} {p99:8.2f} {p999:8.2f} | {middle:9.2f} | "
             f"{over50:8.2f} {over99:8.2f} | {self.rss_mb[0]:7.0f} {self.rss_mb[1]:7.0f}"
         )
 

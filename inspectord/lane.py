@@ -57,8 +57,9 @@ class Lane:
 
     @property
     def inspects(self) -> bool:
-        """False where no part of this camera can be inspected at present."""
-        return self._process.state in ("running", "armed") and self._examiner.trouble is None
+        """False where no part of this camera can be inspected at present, or none of the last ones was."""
+        blind = self._station is not None and self._station.blind
+        return self._process.state in ("running", "armed") and self._examiner.trouble is None and not blind
 
     @property
     def idle(self) -> bool:
@@ -72,8 +73,8 @@ class Lane:
         wanted = self._settings.inference.device or self._examiner.recipe.spec.runtime.device
         if self._examiner.device not in (None, wanted):
             found.append(f"{wanted} is lost, the model runs on {self._examiner.device}")
-        if self._station is not None and self._station.blind:
-            found.append("none of the last parts could be inspected; see their reasons")
+        if self._station is not None:
+            found.append(self._station.uninspected)
         if self.reload_error is not None:
             found.append(f"reload refused: {self.reload_error}")
         return [f"camera {self.name}: {each}" for each in found if each]

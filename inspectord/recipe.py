@@ -180,7 +180,8 @@ def active_recipe(recipes_dir: Path, product: str, trusted: TrustedKey | None = 
     if not link.is_symlink():
         raise RecipeError(
             f"no active recipe for {product!r} in {recipes_dir}; fit one with "
-            f"`calibrate fit --product {product} FOLDER` or choose one with `calibrate activate {product}`"
+            f"`calibrate fit --product {product} FOLDER` or choose one with `calibrate activate {product}` "
+            f"(`calibrate list` names its versions)"
         )
     recipe = load_recipe(link, trusted)
     if recipe.spec.product != product:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,9 @@ from inspectord.publish import Publisher
 from inspectord.ring import Ring
 from inspectord.settings import Camera
 
-BLIND_AFTER = 10
+BLIND_AFTER = 10  # parts in a row without an inspection
+LATELY, MANY = 20, 3  # of so many parts so many without one are more than a chance
+ADVICE = {Reason.LATE: "; allow more with deadline_ms, or fit a quicker recipe, as with --backbone lite"}
 SLICE_S = 0.25  # waits are cut, so that the watchdog sees a live thread
 log = structlog.get_logger()
 
@@ -47,6 +49,8 @@ class Station:
         self.counts: Counter[Verdict] = Counter()
         self.seq = 0
         self._uninspected = 0  # verdicts without an inspection in a row
+        self._lately: deque[Reason | None] = deque(maxlen=LATELY)  # why not, of the last verdicts
+        self._told = False
         self._station, self._boot_id = identity
         self._camera, self._ring, self._outlets = camera, ring, outlets
         self._finish_by: float | None = None
@@ -56,6 +60,17 @@ class Station:
     def blind(self) -> bool:
         """True where none of the last frames could be inspected: a wrong size, or too short a deadline."""
         return self._uninspected >= BLIND_AFTER
+
+    @property
+    def uninspected(self) -> str:
+        """How many of the last parts were not inspected and why, in words; empty where few were."""
+        lately = self._lately.copy()  # which the station's thread goes on with
+        reasons = [reason for reason in lately if reason is not None]
+        if len(reasons) < MANY:
+            return ""
+        reason = Counter(reasons).most_common(1)[0][0]
+        said = f"{len(reasons)} of the last {len(lately)} parts were not inspected, most often {reason.value}"
+        return said + ADVICE.get(reason, "")
 
     @property
     def totals(self) -> dict[str, int]:
@@ -130,11 +145,22 @@ class Station:
         self.seq = message.seq
         self.counts[message.verdict] += 1
         self._uninspected = self._uninspected + 1 if message.verdict is Verdict.NOT_INSPECTED else 0
+        self._lately.append(message.reason if message.verdict is Verdict.NOT_INSPECTED else None)
+        self._tell_uninspected()
         if begun is None:
             journal.put(message)
         elif message is not decided:
             journal.correct(message)
         return message
+
+    def _tell_uninspected(self) -> None:
+        """In the log, when it begins and when it is over."""
+        why = self.uninspected
+        if why and not self._told:
+            log.warning("parts are not inspected", camera=self.name, why=why)
+        elif self._told and not why:
+            log.info("parts are inspected again", camera=self.name)
+        self._told = bool(why)
 
     def _may_go_out(self, message: VerdictMessage, begun: threading.Event | None, deadline_ns: int) -> bool:
         """No PASS and no REJECT before its row is on the disk; NOT_INSPECTED needs no proof."""

@@ -357,13 +357,19 @@ def test_what_makes_a_fit_impossible_is_one_line_and_changes_nothing(
         (("--coreset", "0%"), "is no share or number of patches"),
         (("--smoothing", "nan"), "'nan' is no number from 0 up"),
         (("--layers", "a,,b"), "is no list of names"),
-        (("--resise", "64"), "unrecognized arguments: --resise 64"),
+        (("--resise", "64"), "there is no --resise (did you mean --resize?); see `calibrate fit --help`"),
+        (("--xyz=1",), "there is no --xyz; see"),
+        (("-x",), "unrecognized arguments: -x"),
     ],
 )
 def test_a_wrong_flag_is_told_in_one_line_with_what_was_expected(good, capsys, flags, hint):
     said = refused(capsys, 2, "fit", good, "--product", "flange", *flags)
     assert hint in said
     assert "--help`" in said
+
+
+def test_a_misspelt_flag_is_told_before_the_one_that_lacks_because_of_it(good, capsys):
+    assert "(did you mean --product?)" in refused(capsys, 2, "fit", good, "--prodcut", "flange")
 
 
 @pytest.mark.parametrize(

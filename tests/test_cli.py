@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import re
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 from helpers_daemon import Box, free_endpoint, line_source
 
 from inspectord import __version__
+from inspectord.bench import Run
 from inspectord.cli import _parser, main
 from inspectord.messages import Verdict
 
@@ -175,6 +177,12 @@ def test_bench_prints_a_table_and_the_highest_rate(box):
     assert "highest rate without a NOT_INSPECTED" in done.stdout
     rows = [line for line in done.stdout.splitlines() if re.match(r"\s+\d+\.\d", line)]
     assert len(rows) == 6
+
+
+def test_a_rate_at_which_every_part_was_late_has_no_inference_to_tell(recwarn):
+    run = Run(50.0, latency_ms=[9.0, 9.5], inference_ms=[math.nan, math.nan], fetched_ns=[0, 20_000_000])
+    assert run.line().split("|")[2].strip() == "nan"
+    assert not recwarn.list
 
 
 def test_bench_of_an_unknown_camera_names_those_there_are(box):

@@ -249,3 +249,9 @@ def test_a_camera_whose_frames_never_fit_is_degraded_not_ready(box):
     box.start()
     with box.connect() as client:
         events_until(client, heartbeat_state("degraded"))
+        events = events_until(client, lambda e: isinstance(e, Heartbeat) and not e.state["inspecting"])
+    (trouble,) = events[-1].state["troubles"]
+    assert "parts were not inspected, most often wrong_shape" in trouble
+    status = box.run("status", "--config", str(box.config_path))
+    assert status.returncode == 3
+    assert trouble.split(": ")[0] in status.stderr

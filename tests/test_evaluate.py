@@ -18,7 +18,7 @@ from calibrate.fit import fit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
-from inspectord.errors import SourceError
+from inspectord.errors import FrameError, SourceError
 from inspectord.inspect import Inspector
 from inspectord.recipe import MARKED, load_recipe
 from inspectord.sources.files import read_image
@@ -203,6 +203,13 @@ def test_images_that_do_not_fit_are_named_and_not_inspected(data, recipe, tmp_pa
     missed = {image.file: image.why for image in result.images if image.verdict == "NOT_INSPECTED"}
     assert set(missed) == {"good/large.png", "good/torn.png"}
     assert result.false_rejects.events >= 2
+
+
+def test_where_no_image_fits_there_is_no_table_of_escapes(recipe, tmp_path):
+    for place in ("good", "scratch"):
+        write(tmp_path / "test" / place / "large.png", np.zeros((100, 100), np.uint8) + 9)
+    with pytest.raises(FrameError, match=r"none of the 2 images could be inspected: good/large.png: the"):
+        evaluate(recipe, tmp_path, Silent(), threads=2)
 
 
 def test_without_masks_there_are_no_pixel_figures(data, recipe, tmp_path):

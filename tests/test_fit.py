@@ -289,8 +289,10 @@ def test_a_recipe_that_finds_nothing_is_kept_for_a_look_and_never_activated_by_i
             x, y, grey = rng.integers(0, (60, 60, 255)).tolist()
             cv2.rectangle(pixels, (x, y), (x + 25, y + 25), grey, -1)
         cv2.imwrite(str(mixed / path.name), pixels)
+    notes, plan = Silent(), prepare(options(mixed, tmp_path, **changes), Silent())
     with pytest.raises(FitError, match=r"stored but not activated.*are they really good") as said:
-        run(mixed, tmp_path, **changes)
+        fit(plan, notes)
+    assert any(note.startswith("warning: ") and "good parts can't prove" in note for note in notes.notes)
     assert ("take --model patchcore where parts don't lie alike" in str(said.value)) == bool(changes)
     assert load_recipe(tmp_path / "recipes" / "flange" / "active").hash == first.hash
     stored = load_recipe(tmp_path / "recipes" / "flange" / "0002")

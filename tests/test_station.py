@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from helpers_recipe import bad_frame, good_frame, write_recipe
+from structlog.testing import capture_logs
 
 from inspectord import examine
 from inspectord.examine import Examiner
@@ -160,6 +161,33 @@ def test_every_frame_gets_one_verdict_in_the_rings_order(line):
     assert [message.seq for message in messages] == list(range(1, 301))
     assert [message.frame_id for message in messages] == list(range(1, 301))
     assert line.kept.journaled == messages
+
+
+def test_many_parts_without_an_inspection_are_told_until_they_are_inspected_again(line):
+    """Of a line whose box was too slow 61 in 100 were late, and its state was ready."""
+
+    def put(count, late=False):
+        for _ in range(count):
+            line.put(good_frame(), fetched_ns=time.monotonic_ns() - 10**9 if late else None)
+            line.until(line.number)
+        time.sleep(0.05)  # until the verdict is counted, too
+
+    with capture_logs() as logs:
+        put(18)
+        put(2, late=True)
+        assert line.station.uninspected == ""
+        put(1, late=True)
+        assert line.station.uninspected == (
+            "3 of the last 20 parts were not inspected, most often late; allow more with deadline_ms, or fit "
+            "a quicker recipe, as with --backbone lite"
+        )
+        assert not line.station.blind
+        put(20)
+        assert line.station.uninspected == ""
+        put(10, late=True)
+        assert line.station.blind
+    told = [entry["event"] for entry in logs if entry["event"].startswith("parts are")]
+    assert told == ["parts are not inspected", "parts are inspected again", "parts are not inspected"]
 
 
 @pytest.mark.parametrize("status", [status for status in FrameStatus if status is not FrameStatus.OK])

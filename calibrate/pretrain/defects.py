@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
@@ -78,8 +79,8 @@ def strike(
 
 
 def _at_once(images: Tensor) -> int:
-    count, _, height, width = images.shape
-    return min(GROUP, max(1, GROUP_PX // (height * width))) if images.device.type == "cpu" else max(1, count)
+    pixels = math.prod(images.shape[2:])
+    return min(GROUP, max(1, GROUP_PX // pixels)) if images.device.type == "cpu" else max(1, len(images))
 
 
 def _shared_out(
