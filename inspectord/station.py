@@ -154,13 +154,13 @@ class Station:
         return message
 
     def _tell_uninspected(self) -> None:
-        """In the log, when it begins and when it is over."""
-        why = self.uninspected
-        if why and not self._told:
+        """In the log, when it begins, and when it is over: when none of the last parts is one."""
+        if not self._told and (why := self.uninspected):
+            self._told = True
             log.warning("parts are not inspected", camera=self.name, why=why)
-        elif self._told and not why:
+        elif self._told and not any(self._lately):
+            self._told = False
             log.info("parts are inspected again", camera=self.name)
-        self._told = bool(why)
 
     def _may_go_out(self, message: VerdictMessage, begun: threading.Event | None, deadline_ns: int) -> bool:
         """No PASS and no REJECT before its row is on the disk; NOT_INSPECTED needs no proof."""
