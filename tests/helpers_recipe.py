@@ -39,16 +39,19 @@ def bad_frame(width: int = 64, height: int = 64, channels: int = 1, seed: int = 
     return frame
 
 
-def contrast_graph(shape: tuple[int, int, int], work: int = 0) -> ov.Model:
+def contrast_graph(shape: tuple[int, int, int], work: int = 0, least: float = 0.0) -> ov.Model:
     """Greatest |pixel - local mean| / local mean per cell; NaN for a black frame, as 0/0 is.
 
-    shape is (height, width, channels). work chains so many products of 1024 x 1024 matrices, to be slow.
+    shape is (height, width, channels). work chains so many products of 1024 x 1024 matrices, to be slow. A
+    mean below `least` counts as that: then a black frame has a score, too.
     """
     height, width, channels = shape
     frame = ops.parameter([1, height, width, channels], np.uint8, name="frame")
     pixels = ops.transpose(ops.convert(frame, np.float32), np.array([0, 3, 1, 2]))
     grey = ops.reduce_mean(pixels, np.array([1]), keep_dims=True)
     mean = ops.avg_pool(grey, [1, 1], [4, 4], [4, 4], [9, 9], exclude_pad=True)
+    if least:
+        mean = ops.maximum(mean, np.float32(least))
     contrast = ops.divide(ops.abs(ops.subtract(grey, mean)), mean)
     if work:
         contrast = ops.add(contrast, _slow_zero(grey, work))
@@ -85,11 +88,12 @@ def write_recipe(
     limit: float = 0.3,
     work: int = 0,
     activate: bool = True,
+    least: float = 0.0,
 ) -> Path:
     """A recipe folder that load_recipe accepts and whose golden scores repeat."""
     folder = recipes_dir / product / version
     (folder / "golden").mkdir(parents=True)
-    ov.save_model(contrast_graph(shape, work), folder / "model.xml", compress_to_fp16=False)
+    ov.save_model(contrast_graph(shape, work, least), folder / "model.xml", compress_to_fp16=False)
     _write_golden(folder, shape)
     _write_table(folder, _table(product, shape, limit))
     if activate:

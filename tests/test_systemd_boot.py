@@ -67,7 +67,7 @@ def container(tmp_path_factory):
     root = container.root
     assert main(["install-service", "s1", "--root", str(root), "--prefix", str(PREFIX)]) == 0
     write_recipe(root / "var/lib/inspectord/recipes", "demo")
-    write_recipe(root / "var/lib/inspectord/recipes", "ball", shape=(400, 400, 1))
+    write_recipe(root / "var/lib/inspectord/recipes", "ball", shape=(400, 400, 1), least=1.0)
     (root / CONFIG.relative_to("/")).write_text(tomli_w.dumps(configuration()))
     container.boot()
     container.run(PROGRAM, "keygen", "--config", str(CONFIG))
