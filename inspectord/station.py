@@ -48,7 +48,6 @@ class Station:
         self.examiner = examiner
         self.counts: Counter[Verdict] = Counter()
         self.seq = 0
-        self._uninspected = 0  # verdicts without an inspection in a row
         self._lately: deque[Reason | None] = deque(maxlen=LATELY)  # why not, of the last verdicts
         self._told = False
         self._station, self._boot_id = identity
@@ -59,7 +58,8 @@ class Station:
     @property
     def blind(self) -> bool:
         """True where none of the last frames could be inspected: a wrong size, or too short a deadline."""
-        return self._uninspected >= BLIND_AFTER
+        last = list(self._lately)[-BLIND_AFTER:]
+        return len(last) == BLIND_AFTER and all(last)
 
     @property
     def uninspected(self) -> str:
@@ -144,13 +144,12 @@ class Station:
             self._outlets.publisher.send(message)
         self.seq = message.seq
         self.counts[message.verdict] += 1
-        self._uninspected = self._uninspected + 1 if message.verdict is Verdict.NOT_INSPECTED else 0
         self._lately.append(message.reason if message.verdict is Verdict.NOT_INSPECTED else None)
-        self._tell_uninspected()
         if begun is None:
             journal.put(message)
         elif message is not decided:
             journal.correct(message)
+        self._tell_uninspected()
         return message
 
     def _tell_uninspected(self) -> None:

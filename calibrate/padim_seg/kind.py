@@ -32,7 +32,7 @@ from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned
 from calibrate.options import ADAPT_FEWEST, FitOptions
 from calibrate.padim import DIMENSIONS, READ_MB, reduce_dimensions
 from calibrate.padim_seg.network import WIDTH, Gaussians, SegmentedHead, Segmenter, distances, lengths_of
-from calibrate.padim_seg.strikes import WINDOW_PX, Strikes, together
+from calibrate.padim_seg.strikes import Strikes, together, window_pixels
 from calibrate.padim_seg.train import Check, Part, Training, batch, checked
 from calibrate.pretrain import defects
 from calibrate.progress import Progress
@@ -94,8 +94,8 @@ class PadimSeg(Kind):
         roots = 4 * p * d * (d + 1)
         maps = 4 * p * (batch(p) * (6 * d + 8 * WIDTH) + 3 * checked(p) * d)
         block = 8 * min(BLOCK, p) * d * (3 * plan.samples + 6 * d)
-        window = math.prod(min(side, WINDOW_PX) for side in plan.region.roi[2:])
-        struck = STRIKING * 12 * window * min(batch(p), together(plan.region.roi))
+        roi = plan.region.roi
+        struck = STRIKING * 12 * window_pixels(roi) * min(batch(p), together(roi))
         # Those of two parts while a network learns on them, or what the gate loads: compiled, and the file's.
         memory = peak_mb + LIBRARY_MB + (2 * roots + max(maps + struck, block)) / 1e6
         if memory > plan.options.memory_mb:

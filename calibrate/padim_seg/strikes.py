@@ -106,7 +106,11 @@ class Strikes:
 
 def together(roi: tuple[int, int, int, int]) -> int:
     """Frames that are struck at once, of a region x, y, width, height."""
-    return AT_ONCE // math.prod(min(side, WINDOW_PX) for side in roi[2:])
+    return AT_ONCE // window_pixels(roi)
+
+
+def window_pixels(roi: tuple[int, int, int, int]) -> int:
+    return math.prod(min(side, WINDOW_PX) for side in roi[2:])
 
 
 def _window(roi: tuple[int, int, int, int], rng: np.random.Generator) -> tuple[slice, slice]:
