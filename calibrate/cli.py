@@ -5,15 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
-from difflib import get_close_matches
-from itertools import takewhile
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from calibrate import compare_flags, flags
 from calibrate.mishaps import explained
 from inspectord import __version__
+from inspectord.arguments import Parser
 from inspectord.errors import FitError, StateError
 
 if TYPE_CHECKING:
@@ -24,16 +23,13 @@ if TYPE_CHECKING:
     from calibrate.progress import Progress
     from inspectord.recipe import Recipe
 
-USAGE, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 PIPE_COLUMNS = 160  # tables in a pipe or a file have no window to fit into
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; the exit code. What a user can mend is told in one line on stderr."""
-    words, parser = sys.argv[1:] if argv is None else argv, _parser()
-    if words and words[0] in parser.commands:
-        parser.commands[words[0]].check_flags(words)
-    options = parser.parse_args(words)
+    options = _parser().parse_args(argv)
     try:
         code: int = options.command(options)
         return code
@@ -212,33 +208,14 @@ def _progress() -> Progress:
     return on_stderr()
 
 
-class _Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line; the usage of fit alone would fill a screen."""
-
-    commands: dict[str, _Parser]
-
-    def check_flags(self, words: Sequence[str]) -> None:
-        """An unknown flag ends it, with the nearest known one, before what is missing because of it does."""
-        for word in takewhile(lambda word: word != "--", words):
-            flag = word.partition("=")[0]
-            if flag.startswith("--") and flag not in self._option_string_actions:
-                near = get_close_matches(flag, self._option_string_actions, 1)
-                self.error(f"there is no {flag}" + (f" (did you mean {near[0]}?)" if near else ""))
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(USAGE, f"calibrate: {message}; see `{self.prog} --help`\n")
-
-
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="calibrate",
         description="Teach inspectord a product from known-good parts only.",
         epilog="example: calibrate fit photos/good --product bracket; more with calibrate COMMAND --help",
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"calibrate {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    parser.commands = {}
     for name, (command, text, examples, arguments) in COMMANDS.items():
         epilog = "examples:\n" + "\n".join(f"  {line}\n      {words}" for line, words in examples.items())
         each = commands.add_parser(
@@ -246,12 +223,10 @@ def _parser() -> _Parser:
             help=text,
             description=text,
             epilog=epilog,
-            allow_abbrev=False,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         arguments(each)
         each.set_defaults(command=command)
-        parser.commands[name] = each
     return parser
 
 

@@ -431,7 +431,7 @@ def add_activate(parser: argparse.ArgumentParser) -> None:
 
 def _add_version(parser: argparse.ArgumentParser) -> None:
     add_product(parser)
-    parser.add_argument("version", nargs="?", metavar="VERSION", help="as in 0002; default: the newest")
+    parser.add_argument("version", nargs="?", metavar="VERSION", help="2 or 0002; default: the newest")
 
 
 def add_keygen(parser: argparse.ArgumentParser) -> None:

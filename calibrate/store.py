@@ -116,11 +116,8 @@ def activate(recipes_dir: Path, product: str, version: str | None = None, anyway
 
 def owned_version(recipes_dir: Path, product: str, version: str | None = None) -> Recipe:
     """A product's version (default: the newest), verified. Raises RecipeError where there is no such one."""
-    known = versions(recipes_dir, product)
-    version = known[-1] if version is None else version
-    if version not in known:
-        raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
-    return _load_own(recipes_dir / product / version, product)
+    found = versions(recipes_dir, product)[-1] if version is None else _named(recipes_dir, product, version)
+    return _load_own(recipes_dir / product / found, product)
 
 
 def rollback(recipes_dir: Path, product: str) -> Recipe:
@@ -152,12 +149,19 @@ def resolve(recipes_dir: Path, name: str) -> Recipe:
     product, _, version = name.partition("/")
     if "/" in version or not PRODUCT.fullmatch(product):
         raise RecipeError(f"no recipe folder {name}, and no PRODUCT or PRODUCT/VERSION; see `calibrate list`")
+    if version:
+        return load_recipe(recipes_dir / product / _named(recipes_dir, product, version))
+    versions(recipes_dir, product)  # tells where there is none at all
+    return active_recipe(recipes_dir, product)
+
+
+def _named(recipes_dir: Path, product: str, version: str) -> str:
+    """A version by what a person calls it, 2 or 0002. Raises RecipeError where there is none."""
     known = versions(recipes_dir, product)
-    if not version:
-        return active_recipe(recipes_dir, product)
-    if version not in known:
-        raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
-    return load_recipe(recipes_dir / product / version)
+    for name in known:
+        if name == version or (version.isdecimal() and int(name) == int(version)):
+            return name
+    raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
 
 
 def _load_own(path: Path, product: str) -> Recipe:

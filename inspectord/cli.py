@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inspectord import __version__
+from inspectord.arguments import Parser
 from inspectord.errors import InspectordError
 from inspectord.journal_cli import add_journal
 
@@ -52,7 +53,9 @@ def _check(options: argparse.Namespace) -> int:
 
     settings = load_settings(options.config)
     check_encoding(settings.publish.encoding)
-    print(json.dumps(settings.model_dump(mode="json"), indent=2))
+    print(json.dumps(settings.model_dump(mode="json", exclude_unset=not options.all), indent=2))
+    if not options.all:
+        print("every other setting has its default; --all shows them")
     configure(settings.logging.model_copy(update={"level": "error"}))
     from inspectord.places import check_keys, check_source, check_state_dir
     from inspectord.prepare import prepare, recipe_of
@@ -146,21 +149,22 @@ def _keys(options: argparse.Namespace, security: Security, *endpoints: str) -> K
     return Keys.load(options.keys or security.keys_dir)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="inspectord",
         description="Inline inspection: one verdict per trigger, from the camera to the PLC.",
     )
     parser.add_argument("--version", action="version", version=f"inspectord {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add(commands, "run", _run, "run the daemon", "inspectord run --config inspectord.toml")
-    _add(
+    check = _add(
         commands,
         "check",
         _check,
-        "check configuration and recipes, golden scores included, and print the effective settings",
+        "check configuration and recipes, golden scores included, and print the settings that are given",
         "inspectord check --config inspectord.toml",
     )
+    check.add_argument("--all", action="store_true", help="print the settings that have their defaults, too")
     bench = _add(
         commands,
         "bench",
@@ -204,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_install_service(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def _add_install_service(commands: argparse._SubParsersAction[Parser]) -> None:
     text = "write the systemd unit, account, folders and an example configuration of a station"
     example = "inspectord install-service station1 --dry-run"
     parser = commands.add_parser("install-service", help=text, description=text, epilog=f"example: {example}")
@@ -220,7 +224,7 @@ def _add_install_service(commands: argparse._SubParsersAction[argparse.ArgumentP
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    commands: argparse._SubParsersAction[Parser],
     name: str,
     command: object,
     text: str,

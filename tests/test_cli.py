@@ -45,12 +45,41 @@ def test_the_example_in_each_help_is_a_command_that_parses(capsys, command):
     assert callable(_parser().parse_args(example.split()).command)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (
+            ["check", "--confg", "x.toml"],
+            "there is no --confg (did you mean --config?); see `inspectord check",
+        ),
+        (
+            ["journal", "export", "--form", "csv"],
+            "there is no --form (did you mean --format?); see `inspectord j",
+        ),
+        (["chekc"], "invalid choice: 'chekc'"),
+    ],
+)
+def test_a_wrong_word_is_told_in_one_line(capsys, words, says):
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    told = capsys.readouterr().err
+    assert exit_.value.code == 2
+    assert told.startswith("inspectord: ")
+    assert says in told
+    assert len(told.splitlines()) == 1
+
+
 def test_check_prints_the_settings_and_proves_the_recipe(box):
     done = box.run("check", "--config", str(box.config_path))
     assert done.returncode == 0, done.stderr
-    settings = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
-    assert settings["cameras"][0]["name"] == "cam1"
+    given = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
+    assert given["cameras"][0]["name"] == "cam1"
+    assert "on_broken_recipe" not in given
+    assert "--all" in done.stdout
     assert "camera cam1: recipe demo/v1" in done.stdout
+    done = box.run("check", "--config", str(box.config_path), "--all")
+    effective = json.loads(done.stdout[: done.stdout.rindex("}") + 1])
+    assert effective["on_broken_recipe"] == "refuse"
 
 
 def test_check_tells_a_wrong_recipe_in_one_line(box):

@@ -132,6 +132,7 @@ def test_versions_count_on_beyond_9999(tmp_path):
 def test_activate_takes_the_newest_or_the_one_named(recipes):
     assert active_version(recipes, "flange") is None
     assert activate(recipes, "flange").id == "flange/0003"
+    assert activate(recipes, "flange", "2").id == "flange/0002"
     assert activate(recipes, "flange", "0001").id == "flange/0001"
     assert os.readlink(recipes / "flange" / "active") == "0001"
 
@@ -262,7 +263,7 @@ def test_a_daemon_never_finds_the_active_link_missing(recipes):
 def test_resolve_takes_a_product_a_version_or_a_folder(recipes):
     activate(recipes, "flange", "0002")
     assert resolve(recipes, "flange").path.name == "0002"
-    assert resolve(recipes, "flange/0003").path.name == "0003"
+    assert resolve(recipes, "flange/0003").path.name == resolve(recipes, "flange/3").path.name == "0003"
     assert resolve(recipes, str(recipes / "flange" / "0001")).path.name == "0001"
 
 
