@@ -3,7 +3,8 @@
     python -m benchmarks.all [--out FOLDER] [--data 'FOLDER [OPTION ...]' ...] [--anomalib]
 
 One JSON file a benchmark goes to --out. Each --data is a folder of real images, with options of
-benchmarks.real_images behind it in the same quotes; without --data that benchmark is left out.
+benchmarks.real_images behind it in the same quotes; all of them go to benchmarks.accuracy, too, which takes
+hours. Without --data these two are left out.
 --anomalib adds comparisons with anomalib's PaDiM, PatchCore and EfficientAD; it installs about 2 GB below
 .bench/ once.
 """
@@ -19,6 +20,7 @@ from pathlib import Path
 
 from benchmarks._common import BENCH_DIR, environment
 
+PEERS = ("padim_parity", "anomalib_patchcore", "lite_padim", "precisions")
 Step = tuple[str, list[str]]  # the JSON file's stem, and the command behind `python -m benchmarks.`
 
 
@@ -35,9 +37,11 @@ def steps(data: list[str], anomalib: bool, keep: Path) -> list[Step]:
         folder, *options = shlex.split(text)
         name = f"real_images_{number}_{Path(folder).resolve().name}"
         found.append((name, ["real_images", "--data", folder, *options]))
+    if data:
+        found.append(("accuracy", ["accuracy", *(shlex.split(text)[0] for text in data)]))
     if anomalib:
         found.append(("anomalib_padim", ["anomalib_padim", "--ours", str(keep / "resnet18" / "model.xml")]))
-        found += [(name, [name]) for name in ("anomalib_patchcore", "lite_padim", "precisions")]
+        found += [(name, [name]) for name in PEERS]
     return found
 
 

@@ -21,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import openvino as ov
 
@@ -38,6 +39,15 @@ PACKAGES = (  # torch is named again so that no dependency can replace it
     "openvino==2026.4.1",
 )
 PRECISIONS = ("f32", "bf16")
+SIDE_PX = 256
+SIGMA_PX, RADIUS_PX = 4.0, 16  # of anomalib's blur
+
+
+def blurred(distance: np.ndarray, interpolation: int) -> np.ndarray:
+    """anomalib's map of distances (rows, columns): to 256 x 256 by one of OpenCV's ways, then a Gaussian."""
+    scaled = cv2.resize(distance.astype(np.float64), (SIDE_PX, SIDE_PX), interpolation=interpolation)
+    size = 2 * RADIUS_PX + 1
+    return cv2.GaussianBlur(scaled, (size, size), SIGMA_PX, borderType=cv2.BORDER_REFLECT_101)
 
 
 def run(command: Iterable[str | Path]) -> None:

@@ -26,6 +26,7 @@ import openvino as ov
 
 from benchmarks import anomalib_padim as anomalib
 from benchmarks._common import BENCH_DIR, finish, new_report, table
+from benchmarks.anomalib_padim import SIDE_PX
 from calibrate.backbones import open_backbone
 from calibrate.bank import Bank
 from calibrate.graph import feature_model, recipe_model, strides
@@ -37,9 +38,7 @@ from inspectord.inspect import compile_model
 from inspectord.recipe import FrameSpec
 
 EXPORTER = Path(__file__).resolve().parent / "_anomalib_patchcore_export.py"
-SIDE_PX = 256
 LAYERS = ("layer2", "layer3")
-SIGMA_PX, RADIUS_PX = 4.0, 16  # of anomalib's blur
 LARGEST_DIFFERENCE = 1e-3  # relative to the largest value of an image
 GOAL = 0.5
 
@@ -71,13 +70,6 @@ def our_graph(weights: Path, members: np.ndarray, neighbours: int) -> ov.Model:
     )
 
 
-def blurred(distance: np.ndarray) -> np.ndarray:
-    """anomalib's map of distances (rows, columns): nearest neighbour to 256 x 256, then a Gaussian."""
-    scaled = cv2.resize(distance.astype(np.float64), (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_NEAREST)
-    size = 2 * RADIUS_PX + 1
-    return cv2.GaussianBlur(scaled, (size, size), SIGMA_PX, borderType=cv2.BORDER_REFLECT_101)
-
-
 def differences(plain: ov.Model, weighted: ov.Model, reference: Any) -> dict[str, float]:
     """The largest difference of ours to anomalib's torch model, relative to an image's largest value."""
     requests = [compile_model(model, "CPU", "f32", 2).create_infer_request() for model in (plain, weighted)]
@@ -88,7 +80,7 @@ def differences(plain: ov.Model, weighted: ov.Model, reference: Any) -> dict[str
         ours = requests[0].get_tensor("anomaly_map").data
         pairs = {
             "distances": (ours, reference["distance"][number]),
-            "map": (blurred(ours), reference["anomaly_map"][number]),
+            "map": (anomalib.blurred(ours, cv2.INTER_NEAREST), reference["anomaly_map"][number]),
             "score": (requests[1].get_tensor("score").data, reference["pred_score"][number]),
         }
         for name, (found, known) in pairs.items():

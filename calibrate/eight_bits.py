@@ -1,7 +1,8 @@
 """From a plan in floating point to one in 8 bits, if that loses little enough; measured before it is fitted.
 
 Two small models are fitted on the same good frames, one with each graph, and asked about the same other
-frames: good ones, and good ones struck by synthetic defects. No figure is from a frame that taught.
+frames: good ones, and good ones struck by synthetic defects. No figure is from a frame that taught, or that
+gave the ranges.
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ def _graph(plan: Plan, progress: Progress) -> ov.Model:
         return plan.graph
     found = None
     for _ in progress.track(range(1), "finding the ranges of 8 bits"):
-        ranged = evenly(np.arange(len(plan.good)), RANGED)
+        ranged = evenly(np.setdiff1d(np.arange(len(plan.good)), _parted(plan)[1]), RANGED)
         found = quantised(plan.graph, [plan.good.read(int(index)) for index in ranged])
     assert found is not None
     return found
@@ -138,9 +139,7 @@ def _struck(plan: Plan, pixels: Pixels, number: int, strength: float) -> Pixels:
 
 def measured(plan: Plan, eight: Plan, progress: Progress) -> Loss:
     """Fit both on some of the good frames that no training saw, and ask them about others."""
-    known = evenly(plan.measured, TAUGHT + ASKED)
-    asked = known[1::3][:ASKED]
-    taught = np.setdiff1d(known, asked)
+    taught, asked = _parted(plan)
     exact = dataclasses.replace(plan, rest="f32")
     with Scratch() as folder:
         frames = _written(plan, asked, folder)
@@ -157,6 +156,13 @@ def measured(plan: Plan, eight: Plan, progress: Progress) -> Loss:
         good=len(asked),
         struck=int(is_struck.sum()),
     )
+
+
+def _parted(plan: Plan) -> tuple[Indices, Indices]:
+    """Good frames that teach both small models, and those that they are asked about."""
+    known = evenly(plan.measured, TAUGHT + ASKED)
+    asked = known[1::3][:ASKED]
+    return np.setdiff1d(known, asked), asked
 
 
 def _written(plan: Plan, asked: Indices, folder: Path) -> list[Path]:

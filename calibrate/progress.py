@@ -40,7 +40,7 @@ class Silent:
 
 
 class Plain:
-    """For logs and pipes: a line at the start, one every ten seconds, one at the end of long steps."""
+    """For logs and pipes: a line at the start, one every ten seconds with what is left, one at a long end."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -55,7 +55,8 @@ class Plain:
             yield item
             if time.monotonic() - said >= PLAIN_EVERY_S:
                 said = time.monotonic()
-                self.note(f"{what}: {done}{of}, {said - began:.0f} s")
+                left = f", about {(said - began) * (total - done) / done:.0f} s left" if total else ""
+                self.note(f"{what}: {done}{of}, {said - began:.0f} s{left}")
         if said > began:
             self.note(f"{what}: done, {done} in {time.monotonic() - began:.0f} s")
 
