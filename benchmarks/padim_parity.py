@@ -47,8 +47,7 @@ def our_graph(weights: Path, reference: dict[str, np.ndarray], folder: Path) -> 
     firsts = np.cumsum([0, *channels])
     index = np.sort(reference["channel_index"])
     chosen = tuple(
-        index[(index >= first) & (index < last)] - first
-        for first, last in itertools.pairwise(firsts)
+        index[(index >= first) & (index < last)] - first for first, last in itertools.pairwise(firsts)
     )
     spec = FrameSpec(width=SIDE_PX, height=SIDE_PX, pixel_format="BGR8")
     features = quickened(feature_model(spec, geometry, backbone, Reduction(chosen), None))

@@ -3,9 +3,10 @@
     python -m benchmarks.precisions [--models padim efficientad] [--profile] [--json FILE]
 
 Ours is PaDiM with ResNet-18 as `calibrate fit` builds it, on anomalib's own random weights, and EfficientAD-S
-with networks that nobody trained, in f32, bf16 and int8; anomalib's are the same models as its to_openvino
-exports them, in f32, bf16 and what OpenVINO chooses by itself. 256x256 colour, batch 1; weights do not change
-the time. See anomalib_padim for what is timed and where the exports come from.
+with networks that nobody trained, in f32, bf16 and int8, and EfficientAD-Lite (8-bit convolutions, the rest
+f32) beside it; anomalib's are the same models as its to_openvino exports them, in f32, bf16 and what OpenVINO
+chooses by itself. 256x256 colour, batch 1; weights do not change the time. See anomalib_padim for what is
+timed and where the exports come from.
 
 A goal is a ratio of medians within a round. Where one is missed, and with --profile everywhere, the layers of
 our graph follow, slowest first: the floor that the figure stands on. The exit code is 1 where one is missed.
@@ -67,7 +68,7 @@ def good_frames(folder: Path) -> Path:
 
 
 def our_graphs(model: str, frames: Path, export_dir: Path, folder: Path) -> dict[str, tuple[Path, str]]:
-    """A saved recipe graph and OpenVINO's hint for each precision."""
+    """A saved recipe graph and OpenVINO's hint for each precision; of EfficientAD also for Lite."""
     wanted = FitOptions(product="part", recipes_dir=folder, folders=(frames,), extendable=False)
     if model == "padim":
         weights = export_dir / "backbone.safetensors"
@@ -85,6 +86,10 @@ def our_graphs(model: str, frames: Path, export_dir: Path, folder: Path) -> dict
         whole = modelled(each, folder, Silent())[0] if model == "padim" else _untrained(each)
         found[name] = folder / f"{model}_{name}.xml", hint
         ov.serialize(whole, found[name][0])
+    if model == "efficientad":
+        lite = prepare(dataclasses.replace(wanted, model="efficientad-lite", weights=None), Silent())
+        found["lite"] = folder / "lite.xml", "f32"
+        ov.serialize(_untrained(lite), found["lite"][0])
     return found
 
 

@@ -18,7 +18,7 @@ from openvino import opset15 as op
 from calibrate.folds import Folds
 from calibrate.graph import Head
 from calibrate.kinds import Fitted, Learned
-from calibrate.levels import QUIET, maps, parted
+from calibrate.levels import QUIET, maps, parted, told
 from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.spool import Spool
@@ -135,12 +135,13 @@ def level_tiles(
     for fold in progress.track(np.unique(of_frame).tolist(), "scoring held-out frames"):
         inside = of_frame == fold
         others = TileLevels.of(scores[~inside])
-        held_out[inside] = list(_scores(learned.away, joiner, others, np.flatnonzero(inside).tolist()))
+        inside_maps = _maps(learned.away, joiner, others, np.flatnonzero(inside).tolist())
+        held_out[inside] = [joiner.score(joined) for joined in inside_maps]
     levels = TileLevels.of(scores)
-    known = np.array(list(_scores(learned.checked, joiner, levels, range(learned.checked.shape[0]))))
-    return levels, Fitted(held_out, known, learned.parameters)
+    checked = _maps(learned.checked, joiner, levels, range(learned.checked.shape[0]))
+    return levels, told(held_out, checked, joiner, learned.parameters)
 
 
-def _scores(spool: Spool, joiner: Joiner, levels: TileLevels, frames: range | list[int]) -> Iterator[float]:
+def _maps(spool: Spool, joiner: Joiner, levels: TileLevels, frames: range | list[int]) -> Iterator[Doubles]:
     for frame in frames:
-        yield joiner.score(joiner(levels.relative(spool.read_frame(frame).astype(np.float64))))
+        yield joiner(levels.relative(spool.read_frame(frame).astype(np.float64)))

@@ -50,6 +50,7 @@ class Cost:
     memory_mb: float  # peak of the whole process
     seconds: float  # besides reading frames and their features
     about: str = ""  # what else an operator should know before it starts
+    least_mb: float | None = None  # of the memory, where a smaller --memory-mb would lower it to this
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Fitted:
 
     held_out: npt.NDArray[np.float64]  # (frames,) scores of good parts, each held out
     checked: npt.NDArray[np.float64]  # (golden frames and the marked one,) what the graph must repeat
+    maps: npt.NDArray[np.float32]  # the same frames' (map rows, map columns)
     parameters: dict[str, Any]  # for recipe.toml
 
 

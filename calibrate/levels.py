@@ -16,8 +16,9 @@ more of them than plain distances do; see docs/research-log.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -133,14 +134,13 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     share = _balance(joiner.frame_scores(sharp), joiner.frame_scores(wide))
     held_out = joiner.frame_scores(np.maximum(sharp, share * wide))
     levels = replace(Levels.of(mean, quiet, sampled, seen), wide=Wide(blur, share))
-    checked = maps(learned.checked, joiner, range(learned.checked.shape[0]))
-    known = np.array([joiner.score(levels.relative(joined)) for joined in checked])
+    checked = [levels.relative(joined) for joined in every_map(learned.checked, joiner)]
     parameters = learned.parameters | {
         "level_low": levels.low,
         "level_high": levels.high,
         "wide_share": share,
     }
-    return levels, Fitted(held_out, known, parameters)
+    return levels, told(held_out, checked, joiner, parameters)
 
 
 def wide_cells(cell: int) -> float:
@@ -173,13 +173,25 @@ def _alike(
 
 def plain(learned: Learned, joiner: Joiner) -> Fitted:
     """The same scores in distances, as the methods' papers have them."""
-    if learned.scored is not None:
-        return Fitted(learned.scored.held_out, learned.scored.checked, learned.parameters)
-    held_out, checked = (
-        np.array([joiner.score(joined) for joined in maps(spool, joiner, range(spool.shape[0]))])
-        for spool in (learned.away, learned.checked)
-    )
-    return Fitted(held_out, checked, learned.parameters)
+    held_out = np.array([joiner.score(joined) for joined in every_map(learned.away, joiner)])
+    found = told(held_out, every_map(learned.checked, joiner), joiner, learned.parameters)
+    if learned.scored is None:
+        return found
+    scores = learned.scored.checked
+    scale = scores / np.maximum(found.maps.max((1, 2)), 1e-12)  # the graph's map peaks at the score
+    scaled = (found.maps * scale[:, None, None]).astype(np.float32)
+    return replace(found, held_out=learned.scored.held_out, checked=scores, maps=scaled)
+
+
+def told(held_out: Doubles, checked: Iterable[Doubles], joiner: Joiner, parameters: dict[str, Any]) -> Fitted:
+    """The scores of held-out frames, and what the graph must repeat: those of the checked maps, and these."""
+    found = list(checked)
+    scores = np.array([joiner.score(joined) for joined in found])
+    return Fitted(held_out, scores, np.array(found, np.float32), parameters)
+
+
+def every_map(spool: Spool, joiner: Joiner) -> Iterator[Doubles]:
+    return maps(spool, joiner, range(spool.shape[0]))
 
 
 def maps(spool: Spool, joiner: Joiner, frames: range | Indices) -> Iterator[Doubles]:

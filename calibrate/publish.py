@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # Between the compiled graph and the float64 statistics. Measured in bf16, random ResNet-18 and noise: 1.4 %.
 PARITY_F32, PARITY_16_BIT = 1e-3, 0.05
+MAPS_F32, MAPS_16_BIT = 1e-2, 0.15  # of their cells, where what is usual may be a small number
 
 
 def publish(plan: Plan, model: ov.Model, fitted: Fitted, folder: Path, progress: Progress) -> Recipe:
@@ -138,20 +139,27 @@ def _examples(plan: Plan, held_out: npt.NDArray[np.float64]) -> list[int]:
 def _widening(plan: Plan, fitted: Fitted, scored: Scored) -> float:
     """Factor on the held-out scores for a graph that is less exact than the statistics; 1 in f32.
 
-    The graph may be off by a share of the score, or of the highest held-out score where that is larger: of
-    parts far below the limit, rounding takes more and decides nothing. Raises FitError beyond.
+    Scores and maps are compared. The graph may be off by a share of the frame's highest value, or of the
+    highest held-out score where that is larger: of parts far below the limit, rounding takes more and decides
+    nothing. Raises FitError beyond.
     """
     compiled, known = scored.scores[: len(fitted.checked)], fitted.checked
     if not np.isfinite(compiled).all() or not np.isfinite(scored.maps).all():
         raise FitError("the compiled graph gives scores that are not finite; use --precision f32")
-    exact = plan.hint == "f32"
-    worst = float(np.max(np.abs(compiled - known) / np.maximum(known, fitted.held_out.max())))
-    if not worst <= (PARITY_F32 if exact else PARITY_16_BIT):
-        step = "report this with the frames" if exact else "use --precision f32"
-        raise FitError(
-            f"the compiled graph's scores differ from the statistics by {worst:.2%}; "
-            f"the recipe was not published: {step}"
-        )
+    exact, highest = plan.hint == "f32", fitted.held_out.max()
+    cells = np.abs(scored.maps[: len(known)] - fitted.maps).max((1, 2))
+    pairs = (
+        ("scores", np.abs(compiled - known), known, PARITY_F32 if exact else PARITY_16_BIT),
+        ("maps", cells, fitted.maps.max((1, 2)), MAPS_F32 if exact else MAPS_16_BIT),
+    )
+    for what, away, size, allowed in pairs:
+        worst = float(np.max(away / np.maximum(size, highest)))
+        if not worst <= allowed:
+            step = "report this with the frames" if exact else "use --precision f32"
+            raise FitError(
+                f"the compiled graph's {what} differ from the statistics by {worst:.2%}; "
+                f"the recipe was not published: {step}"
+            )
     return 1.0 if exact else max(1.0, float(np.max(compiled / np.maximum(known, 1e-12))))
 
 

@@ -124,6 +124,7 @@ def test_the_figures_are_of_this_box_and_of_frames_that_no_kind_was_fitted_to(co
     assert row["clear"]["auroc"] > 0.8
     assert row["false_rejects"]["parts"] == 4
     assert row["given"]["escapes"]["parts"] == 3
+    assert row["given"]["image_auroc"] > 0.8
 
 
 def test_the_recipes_that_are_kept_load_and_nothing_else_stays(compared):

@@ -148,10 +148,11 @@ def test_options_of_every_kind_hold_here_too(parts, tmp_path, changes):
     assert recipe.spec.limits.good_parts == HELD_OUT
 
 
-def test_efficientad_s_learns_from_the_teacher_of_a_file(parts, tmp_path):
-    weights = teacher_file(tmp_path, "efficientad-s")
-    recipe = run(parts, tmp_path, model="efficientad-s", weights=weights, resize=40, steps=1)
-    assert recipe.spec.model.backbone == "teacher of efficientad-s"
+@pytest.mark.parametrize("kind", ["efficientad-s", "efficientad-m"])
+def test_the_papers_networks_learn_from_the_teacher_of_a_file(parts, tmp_path, kind):
+    weights = teacher_file(tmp_path, kind)
+    recipe = run(parts, tmp_path, model=kind, weights=weights, resize=40, steps=1, memory_mb=100_000)
+    assert recipe.spec.model.backbone == f"teacher of {kind}"
     assert recipe.spec.tiles.cell_px == 8
 
 

@@ -15,6 +15,7 @@ import pytest
 from openvino import opset15 as op
 from safetensors.numpy import load_file, save_file
 
+from calibrate import fit as fit_module
 from calibrate import publish
 from calibrate.backbones.standard import WEIGHTS
 from calibrate.cli import main
@@ -90,6 +91,7 @@ def test_another_seed_or_frame_changes_the_hash(good, tmp_path):
         {"augment": 2, "folds": "4"},
         {"roi": (8, 8, 64, 56), "ignore_polygons": (((10, 10), (30, 10), (30, 30)),)},
         {"model": "padim", "precision": "bf16"},
+        {"model": "padim", "precision": "f16"},
         {"resize": 64, "layers": ("joined",)},
         {"resize": 48, "layers": ("joined",), "relight": False},  # with light such small frames are blind
     ],
@@ -254,6 +256,24 @@ def test_a_graph_that_disagrees_with_the_statistics_is_never_published(
     assert not (tmp_path / "recipes" / "flange" / "active").exists()
 
 
+@pytest.mark.parametrize("model", ["patchcore", "padim"])
+def test_a_graph_whose_map_is_wrong_beside_its_peak_is_not_published(good, tmp_path, monkeypatch, model):
+    """The scores are as they should be: one low cell of one golden frame's map alone is not."""
+    honest = publish.score_in_fresh_process
+
+    def altered(*asked):
+        scored = honest(*asked)
+        if len(scored.maps):
+            lowest = np.unravel_index(scored.maps[1].argmin(), scored.maps[1].shape)
+            scored.maps[1][lowest] = 0.9 * scored.maps[1].max()
+        return scored
+
+    monkeypatch.setattr(publish, "score_in_fresh_process", altered)
+    with pytest.raises(FitError, match=r"the compiled graph's maps differ from the statistics by \d+"):
+        run(good, tmp_path, model=model)
+    assert not (tmp_path / "recipes" / "flange" / "0001").exists()
+
+
 def test_a_good_part_far_from_all_others_is_named(good, tmp_path):
     """One bad part among the good ones raises the limit, and the recipe still sees a square."""
     mixed = tmp_path / "mixed"
@@ -317,6 +337,16 @@ def test_in_bf16_the_limit_is_of_what_runs_in_bf16(good, tmp_path):
     scores = [inspector.score(render_part(9, number, 96, 80, 0.0).pixels).score for number in range(20)]
     assert sum(score > limit for score in scores) <= 1
     assert inspector.score(read_image(recipe.path / "golden" / "marked.png")).score > limit
+
+
+@pytest.mark.parametrize("model", ["patchcore", "padim"])
+def test_a_box_with_too_little_memory_free_is_told_before_the_fit(good, tmp_path, monkeypatch, model):
+    plan = prepare(options(good, tmp_path, model=model), Silent())
+    monkeypatch.setattr(fit_module, "free_bytes", lambda: 10**9 * 100)
+    estimate(plan)
+    monkeypatch.setattr(fit_module, "free_bytes", lambda: 10**5)
+    with pytest.raises(FitError, match=r"would take \d+ MB more than it has now, and 0 MB are free"):
+        estimate(plan)
 
 
 def test_the_estimate_says_frames_time_memory_and_the_size_of_a_map_cell(good, tmp_path):

@@ -337,6 +337,25 @@ def test_8_bits_that_lose_too_much_are_refused_with_the_numbers(resnet, good, tm
     assert not (tmp_path / "recipes" / "flange" / "active").exists()
 
 
+def test_the_frames_that_judge_8_bits_gave_no_ranges(resnet, good, tmp_path, monkeypatch):
+    ranged, asked, written = [], [], eight_bits._written
+    monkeypatch.setattr(
+        eight_bits, "quantised", lambda model, frames: ranged.extend(frames) or quantised(model, frames)
+    )
+    monkeypatch.setattr(
+        eight_bits,
+        "_written",
+        lambda plan, numbers, folder: (
+            asked.extend(map(plan.good.read, numbers.tolist())) or written(plan, numbers, folder)
+        ),
+    )
+    plan = prepare(options(good, tmp_path, **small(resnet)), Silent())
+    eight_bits.in_eight_bits(plan, Silent())
+    assert len(asked) == 8
+    assert len(ranged) == len(plan.good) - 8
+    assert not any(np.array_equal(one, other) for one in ranged for other in asked)
+
+
 def test_loss_is_what_auroc_lacks_or_a_fifth_of_what_ranks_lack():
     assert Loss(0.9, 0.85, 1.0, 1.0, 8, 32).size == pytest.approx(0.05)
     assert Loss(0.9, 0.95, 0.9, 1.0, 8, 32).size == pytest.approx(0.02)
