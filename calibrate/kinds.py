@@ -50,7 +50,6 @@ class Cost:
     memory_mb: float  # peak of the whole process
     seconds: float  # besides reading frames and their features
     about: str = ""  # what else an operator should know before it starts
-    least_mb: float | None = None  # of the memory, where a smaller --memory-mb would lower it to this
 
 
 @dataclass(frozen=True)

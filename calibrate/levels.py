@@ -173,14 +173,15 @@ def _alike(
 
 def plain(learned: Learned, joiner: Joiner) -> Fitted:
     """The same scores in distances, as the methods' papers have them."""
-    held_out = np.array([joiner.score(joined) for joined in every_map(learned.away, joiner)])
-    found = told(held_out, every_map(learned.checked, joiner), joiner, learned.parameters)
+    checked = every_map(learned.checked, joiner)
     if learned.scored is None:
-        return found
+        held_out = np.array([joiner.score(joined) for joined in every_map(learned.away, joiner)])
+        return told(held_out, checked, joiner, learned.parameters)
+    found = told(learned.scored.held_out, checked, joiner, learned.parameters)
     scores = learned.scored.checked
     scale = scores / np.maximum(found.maps.max((1, 2)), 1e-12)  # the graph's map peaks at the score
     scaled = (found.maps * scale[:, None, None]).astype(np.float32)
-    return replace(found, held_out=learned.scored.held_out, checked=scores, maps=scaled)
+    return replace(found, checked=scores, maps=scaled)
 
 
 def told(held_out: Doubles, checked: Iterable[Doubles], joiner: Joiner, parameters: dict[str, Any]) -> Fitted:

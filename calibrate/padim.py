@@ -72,13 +72,11 @@ class Padim(Kind):
         itself_mb = peak_mb + (NNCF_MB if eight_bits else 0)
         factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
         operations = p * d * d * (2 * n * factorisations + d * factorisations)
-        # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
-        least = itself_mb + largest / 1e6 * (1.2 if packed else 2)
         return Cost(
             recipe_mb=recipe / 1e6,
             disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
-            memory_mb=max(plan.options.memory_mb, least),
-            least_mb=least,
+            # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
+            memory_mb=max(plan.options.memory_mb, itself_mb + largest / 1e6 * (1.2 if packed else 2)),
             seconds=operations / 15e9 / plan.options.jobs + p * d * d * 5e-8 + 3,
         )
 

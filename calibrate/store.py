@@ -159,7 +159,7 @@ def _named(recipes_dir: Path, product: str, version: str) -> str:
     """A version by what a person calls it, 2 or 0002. Raises RecipeError where there is none."""
     known = versions(recipes_dir, product)
     for name in known:
-        if name == version or (version.isdecimal() and int(name) == int(version)):
+        if version.isdecimal() and int(name) == int(version):
             return name
     raise RecipeError(f"{product} has no version {version!r}; it has {', '.join(known)}")
 

@@ -29,7 +29,7 @@ class Parser(argparse.ArgumentParser):
         """An unknown flag ends it, before what is missing because of it does."""
         for word in takewhile(lambda word: word != "--", words):
             flag = word.partition("=")[0]
-            if flag.startswith("--") and flag not in self._option_string_actions:
+            if flag.startswith("--") and " " not in flag and flag not in self._option_string_actions:
                 near = get_close_matches(flag, self._option_string_actions, 1)
                 self.error(f"there is no {flag}" + (f" (did you mean {near[0]}?)" if near else ""))
 

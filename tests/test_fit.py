@@ -15,7 +15,6 @@ import pytest
 from openvino import opset15 as op
 from safetensors.numpy import load_file, save_file
 
-from calibrate import fit as fit_module
 from calibrate import publish
 from calibrate.backbones.standard import WEIGHTS
 from calibrate.cli import main
@@ -337,16 +336,6 @@ def test_in_bf16_the_limit_is_of_what_runs_in_bf16(good, tmp_path):
     scores = [inspector.score(render_part(9, number, 96, 80, 0.0).pixels).score for number in range(20)]
     assert sum(score > limit for score in scores) <= 1
     assert inspector.score(read_image(recipe.path / "golden" / "marked.png")).score > limit
-
-
-@pytest.mark.parametrize("model", ["patchcore", "padim"])
-def test_a_box_with_too_little_memory_free_is_told_before_the_fit(good, tmp_path, monkeypatch, model):
-    plan = prepare(options(good, tmp_path, model=model), Silent())
-    monkeypatch.setattr(fit_module, "free_bytes", lambda: 10**9 * 100)
-    estimate(plan)
-    monkeypatch.setattr(fit_module, "free_bytes", lambda: 10**5)
-    with pytest.raises(FitError, match=r"would take \d+ MB more than it has now, and 0 MB are free"):
-        estimate(plan)
 
 
 def test_the_estimate_says_frames_time_memory_and_the_size_of_a_map_cell(good, tmp_path):
