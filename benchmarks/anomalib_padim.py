@@ -40,6 +40,7 @@ PACKAGES = (  # torch is named again so that no dependency can replace it
 )
 PRECISIONS = ("f32", "bf16")
 SIDE_PX = 256
+LARGEST_DIFFERENCE = 1e-3  # relative to the largest value of an image
 SIGMA_PX, RADIUS_PX = 4.0, 16  # of anomalib's blur
 
 
@@ -48,6 +49,12 @@ def blurred(distance: np.ndarray, interpolation: int) -> np.ndarray:
     scaled = cv2.resize(distance.astype(np.float64), (SIDE_PX, SIDE_PX), interpolation=interpolation)
     size = 2 * RADIUS_PX + 1
     return cv2.GaussianBlur(scaled, (size, size), SIGMA_PX, borderType=cv2.BORDER_REFLECT_101)
+
+
+def widen(worst: dict[str, float], pairs: dict[str, tuple[Any, Any]]) -> None:
+    """Take in how far an image's (found, known) lie apart at most, relative to the largest known value."""
+    for name, (found, known) in pairs.items():
+        worst[name] = max(worst[name], float(np.max(np.abs(found - known)) / np.max(known)))
 
 
 def run(command: Iterable[str | Path]) -> None:

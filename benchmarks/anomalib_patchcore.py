@@ -26,7 +26,7 @@ import openvino as ov
 
 from benchmarks import anomalib_padim as anomalib
 from benchmarks._common import BENCH_DIR, finish, new_report, table
-from benchmarks.anomalib_padim import SIDE_PX
+from benchmarks.anomalib_padim import LARGEST_DIFFERENCE, SIDE_PX
 from calibrate.backbones import open_backbone
 from calibrate.bank import Bank
 from calibrate.graph import feature_model, recipe_model, strides
@@ -39,7 +39,6 @@ from inspectord.recipe import FrameSpec
 
 EXPORTER = Path(__file__).resolve().parent / "_anomalib_patchcore_export.py"
 LAYERS = ("layer2", "layer3")
-LARGEST_DIFFERENCE = 1e-3  # relative to the largest value of an image
 GOAL = 0.5
 
 
@@ -83,9 +82,7 @@ def differences(plain: ov.Model, weighted: ov.Model, reference: Any) -> dict[str
             "map": (anomalib.blurred(ours, cv2.INTER_NEAREST), reference["anomaly_map"][number]),
             "score": (requests[1].get_tensor("score").data, reference["pred_score"][number]),
         }
-        for name, (found, known) in pairs.items():
-            away = float(np.max(np.abs(found - known)) / np.max(known))
-            worst[name] = max(worst[name], away)
+        anomalib.widen(worst, pairs)
     return worst
 
 

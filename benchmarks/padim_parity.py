@@ -23,7 +23,7 @@ import openvino as ov
 
 from benchmarks import anomalib_padim as anomalib
 from benchmarks._common import BENCH_DIR, finish, new_report, scratch, table
-from benchmarks.anomalib_padim import SIDE_PX
+from benchmarks.anomalib_padim import LARGEST_DIFFERENCE, SIDE_PX
 from calibrate import padim
 from calibrate.backbones import open_backbone
 from calibrate.graph import Reduction, feature_model, recipe_model, strides
@@ -36,7 +36,6 @@ from inspectord.recipe import FrameSpec
 LAYERS = ("layer1", "layer2", "layer3")
 EPSILON = 0.01001
 BLOCK = 256  # positions whose features are in memory together, in float64
-LARGEST_DIFFERENCE = 1e-3  # relative to the largest value of an image
 
 
 def our_graph(weights: Path, reference: dict[str, np.ndarray], folder: Path) -> ov.Model:
@@ -82,8 +81,7 @@ def differences(ours: ov.Model, reference: dict[str, np.ndarray]) -> dict[str, f
             "map": (blurred, reference["anomaly_map"][number]),
             "score": (blurred.max(), reference["pred_score"][number]),
         }
-        for name, (found, known) in pairs.items():
-            worst[name] = max(worst[name], float(np.max(np.abs(found - known)) / np.max(known)))
+        anomalib.widen(worst, pairs)
     return worst
 
 

@@ -134,7 +134,7 @@ def level(learned: Learned, joiner: Joiner, folds: Folds, progress: Progress) ->
     share = _balance(joiner.frame_scores(sharp), joiner.frame_scores(wide))
     held_out = joiner.frame_scores(np.maximum(sharp, share * wide))
     levels = replace(Levels.of(mean, quiet, sampled, seen), wide=Wide(blur, share))
-    checked = [levels.relative(joined) for joined in every_map(learned.checked, joiner)]
+    checked = (levels.relative(joined) for joined in every_map(learned.checked, joiner))
     parameters = learned.parameters | {
         "level_low": levels.low,
         "level_high": levels.high,
