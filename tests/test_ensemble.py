@@ -27,7 +27,7 @@ from calibrate import cluster as clusters
 from calibrate.blind import Blind, Squares
 from calibrate.candidates import Ground, Sizes
 from calibrate.chosen import fit_options
-from calibrate.cli import _parser
+from calibrate.cli import _parser, main
 from calibrate.cluster import Cluster
 from calibrate.efficientad import settings
 from calibrate.efficientad.train import Training
@@ -570,6 +570,28 @@ def test_networks_trained_on_other_boxes_leave_no_checkpoint_there(
     monkeypatch.setattr("calibrate.cluster.Cluster", lambda _: nullcontext())
     assert learned(good, tmp_path, **kind, on="dask://elsewhere:1")[0] == network[0]
     assert not list((tmp_path / "recipes").rglob("*.pt"))
+
+
+def test_of_networks_for_each_tile_a_cluster_gives_the_recipe_of_one_box(good, tmp_path, local, monkeypatch):
+    """The whole command: with the cluster's two processes, and one tile after the other."""
+
+    def fitted(where, *more):
+        recipes = tmp_path / where
+        words = f"fit {good} --product flange --recipes {recipes} --model efficientad-lite --per-tile"
+        words += " --grid 1x2 --steps 3 --threads 1 --memory-mb 100000 --no-activate"
+        assert main([*words.split(), *more]) == 0
+        return load_recipe(recipes / "flange" / "0001")
+
+    monkeypatch.setattr("calibrate.efficientad.train.TIMED_S", 0.01)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(Training, "run", lambda _: pytest.fail("trained on this box"))
+        there = fitted("there", "--on", address(local))
+    here = fitted("here")
+    assert there.spec.limits == here.spec.limits
+    assert [frame.score for frame in there.golden()] == [frame.score for frame in here.golden()]
+    weights = [recipe.model_path.with_suffix(".bin").read_bytes() for recipe in (there, here)]
+    assert weights[0] == weights[1]
+    assert there.hash == here.hash
 
 
 def test_a_worker_of_another_version_is_refused(local, monkeypatch):
