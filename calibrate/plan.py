@@ -261,6 +261,8 @@ def _planned(
         grid=options.grid,
         side=frame_side(backbone),
     )
+    for line in tiles.narrowed(geometry, options.tile or 0):
+        progress.note(line)
     check(options, kind, geometry)
     reduction = kind.reduction(channels, geometry.positions, options)
     most = kind.reduction(channels, 1, options).dimensions

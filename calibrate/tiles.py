@@ -101,6 +101,18 @@ def plan(
     return geometry
 
 
+def narrowed(geometry: Geometry, tile: int) -> list[str]:
+    """A line for who fits, where one side of what is looked at is less than the --tile asked for."""
+    rows, columns = geometry.rows, geometry.columns
+    shorter = min(rows.length, columns.length)
+    if shorter >= tile:
+        return []
+    return [
+        f"{columns.length}x{rows.length} pixels are looked at, and {shorter} are fewer than --tile {tile}: "
+        f"every tile is {columns.tile}x{rows.tile}"
+    ]
+
+
 def _scale(width: int, height: int, resize: int | None, tiled: bool, side: int) -> float:
     if resize:
         return min(1.0, resize / min(width, height))

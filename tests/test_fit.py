@@ -138,6 +138,15 @@ def test_a_frame_that_is_seen_at_half_its_pixels_or_less_says_so(tmp_path, chang
     assert [bool(re.search(says, line)) for line in said] == ([True] if says else [])
 
 
+def test_a_strip_narrower_than_a_tile_is_fitted_and_says_so(good, tmp_path):
+    notes = Silent()
+    strip = options(good, tmp_path, roi=(0, 20, 96, 40), tile=64, layers=("joined",))
+    recipe = fit(prepare(strip, notes), notes)
+    assert "96x40 pixels are looked at, and 40 are fewer than --tile 64: every tile is 64x40" in notes.notes
+    assert (recipe.spec.tiles.width, recipe.spec.tiles.height) == (64, 40)
+    assert check_golden(Inspector(recipe, threads=2)) <= recipe.spec.golden.tolerance
+
+
 @pytest.mark.parametrize("hidden", [0, 32, 72])
 def test_a_mask_that_hides_most_says_so(good, tmp_path, hidden):
     mask = np.zeros((80, 96), np.uint8)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from calibrate.tiles import Joiner, join_matrix, plan, smoothing_matrix
+from calibrate.tiles import Joiner, join_matrix, narrowed, plan, smoothing_matrix
 from inspectord.errors import FitError
 
 WISHES = [
@@ -121,3 +122,19 @@ def test_blur_matrix_is_a_gaussian():
 def test_impossible_wishes_are_refused(wish, says):
     with pytest.raises(FitError, match=says):
         plan((0, 0, 128, 128), 4, 16, **wish)
+
+
+@pytest.mark.parametrize(
+    ("size", "wish", "says"),
+    [
+        ((600, 100), {"tile": 128}, "600x100 .*, and 100 are fewer than --tile 128: every tile is 128x112$"),
+        ((50, 600), {"tile": 128, "overlap": 32}, "50x600 .*, and 50 are fewer .* every tile is 64x128$"),
+        ((1200, 400), {"tile": 128, "resize": 100}, "300x100 .*, and 100 are fewer .* tile is 128x112$"),
+        ((600, 128), {"tile": 128}, None),
+        ((600, 100), {"grid": (1, 4)}, None),
+        ((600, 100), {}, None),
+    ],
+)
+def test_a_strip_narrower_than_a_tile_is_told_with_the_tile_it_gets(size, wish, says):
+    said = narrowed(plan((0, 0, *size), 4, 16, **wish), wish.get("tile", 0))
+    assert [bool(re.search(says, line)) for line in said] == ([True] if says else [])
