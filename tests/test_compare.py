@@ -136,6 +136,27 @@ def test_the_recipes_that_are_kept_load_and_nothing_else_stays(compared):
     assert not list((folder / "tmp").iterdir())
 
 
+def test_of_two_kinds_that_work_the_surely_better_one_is_taken_in_the_figures_of_the_table(tmp_path):
+    """Parts that lie alike, of which PaDiM knows every place; its times decide nothing then."""
+    good = write_parts(tmp_path / "good", 40)
+    done = subprocess.run(
+        command(good, "--models", "patchcore,padim"), cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    row = r"^{}  .* ([\d.]+) / ([\d.]+) +(\d+) MB +[\d.]+ MB +(\d+/60) +(\d+/60) "
+    asked = (row.format(kind) for kind in ("patchcore", "padim"))
+    rows = [re.search(pattern, done.stdout, re.MULTILINE).groups() for pattern in asked]
+    p50_ms, p99_ms, memory_mb, clear, faint = rows[1]
+    assert (
+        f"Take padim: it finds {clear} clear and {faint} faint made-up defects in {p50_ms} ms a frame "
+        f"(99 of 100 frames within {p99_ms} ms), with {memory_mb} MB of memory. "
+        "That is surely more than patchcore. A kind must find 30 of the 60 clear"
+    ) in done.stdout
+    assert "left out" not in done.stdout
+    found = [[int(share.partition("/")[0]) for share in each[3:]] for each in rows]
+    assert all(theirs >= 30 for theirs, _ in found)
+    assert sum(found[1]) > sum(found[0]) + 10
+
+
 def test_the_page_tells_the_same_as_the_terminal(compared):
     folder, done, figures = compared
     text = " ".join(Tags((folder / "p.html").read_text()).text.split())
