@@ -12,6 +12,7 @@ import time
 
 import cv2
 import numpy as np
+import openvino as ov
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -28,6 +29,7 @@ from calibrate.efficientad.place import Place  # noqa: E402
 from calibrate.efficientad.settings import LITE, Settings, settings_of  # noqa: E402
 from calibrate.efficientad.teachers import open_teacher  # noqa: E402
 from calibrate.efficientad.train import Course, Training, computes_in_bfloat16  # noqa: E402
+from calibrate.eight_bits import Loss, agreement  # noqa: E402
 from calibrate.fit import estimate, fit  # noqa: E402
 from calibrate.folds import choose_folds  # noqa: E402
 from calibrate.images import GoodFrame, GoodFrames  # noqa: E402
@@ -610,6 +612,40 @@ def test_tiles_one_by_one_can_be_computed_in_8_bits(large, tmp_path):
     found = quantised(ready.graph, [ready.good.read(number) for number in range(2)])
     assert LOOP in {node.get_type_name() for node in found.get_ops()}
     assert share_in_8_bits(found) == 1
+
+
+@pytest.mark.parametrize(("model", "steps"), [("efficientad-lite", 20), ("efficientad-s", 4)])
+def test_in_8_bits_the_whole_detector_tells_what_it_tells_in_f32(parts, tmp_path, model, steps):
+    """The trainings are the same, so nothing but 8 bits is between the scores."""
+    allowed, progress = 0.1, Silent()
+    asked = {"model": model, "steps": steps, "resize": 40}
+    recipe = run(parts, tmp_path, progress, **asked, precision="int8", max_int8_loss=allowed)
+    exact = run(parts, tmp_path / "exact", **asked)
+    quantiles = [each.spec.model.parameters["student_quantiles"] for each in (recipe, exact)]
+    assert quantiles[0] == quantiles[1]
+    assert recipe.spec.runtime.words.startswith("int8, the rest in ")
+    assert share_in_8_bits(ov.Core().read_model(recipe.model_path)) > 0.95
+    assert check_golden(Inspector(recipe, threads=1)) <= recipe.spec.golden.tolerance
+    loss = Loss.of(recipe.spec.model.parameters)
+    assert loss.size <= allowed
+    assert f"8 bits: {loss.words()}" in progress.notes
+    frames = [render_part(1, 500 + number, 96, 80, 0.5).pixels for number in range(20)]
+    scores = [
+        np.array([inspector.score(pixels).score for pixels in frames])
+        for inspector in (Inspector(each, threads=1) for each in (recipe, exact))
+    ]
+    assert agreement(*scores) >= 1 - 5 * allowed
+    assert np.allclose(*scores, rtol=0.15)
+
+
+def test_a_detector_that_loses_too_much_in_8_bits_is_refused_with_the_numbers(parts, tmp_path):
+    said = (
+        r"^8 bits lose too much: on 3 good frames and 72 with a synthetic defect AUROC is 0\.\d+, 0\.\d+ in "
+        r"f32, .* agree by 0\.\d+; --max-int8-loss 0\.001 allows .* agree by 0\.995; .* or allow 0\.\d+$"
+    )
+    with pytest.raises(FitError, match=said):
+        run(parts, tmp_path, steps=20, resize=40, precision="int8", max_int8_loss=0.001)
+    assert not (tmp_path / "recipes" / "flange" / "0001").exists()
 
 
 def test_memory_that_would_not_do_is_refused_with_the_estimate(parts, tmp_path):
