@@ -267,7 +267,7 @@ class Clock:
         monkeypatch.setattr(train.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(Training, "_learn", lambda _, *drawn: self._took(step_s(self.now), drawn[-1]))
         monkeypatch.setattr(Training, "_batches", lambda *_: iter([None]))
-        monkeypatch.setattr(Detector, "errors", lambda *_: self._took(check_s, None) or (torch.ones(1), None))
+        monkeypatch.setattr(Detector, "misses", lambda *_: self._took(check_s, None) or [torch.ones(1)] * 2)
         monkeypatch.setattr(Training, "_normalise", lambda _: self._took(2.0, None))
 
     def _took(self, seconds, rate):
@@ -494,13 +494,20 @@ def test_the_quantiles_are_those_of_held_out_errors_in_their_order(tmp_path):
     assert float(learner.detector.combined(Wavy().read(np.arange(40, 50))).mean()) == pytest.approx(1.0, 0.01)
 
 
-def test_training_ends_early_where_held_out_frames_gain_nothing_and_keeps_the_best(tmp_path, monkeypatch):
+def checked(tmp_path, monkeypatch, students, autoencoders):
+    """A training of 200 steps that learns nothing, whose checks find these errors, one each."""
     learner = training(short(200))
     learner.begin(tmp_path / "one.pt", {"of": 1})
-    found = iter([3.0, 2.0, 4.0, 5.0, 2.5, 2.1, 2.2, 2.3, 2.4, 2.2, 2.1, 3.0])
-    monkeypatch.setattr(Detector, "errors", lambda self, images: (torch.tensor(next(found)), None))
+    found = zip(map(torch.tensor, students), map(torch.tensor, autoencoders), strict=True)
+    monkeypatch.setattr(Detector, "misses", lambda self, images: next(found))
     monkeypatch.setattr(Training, "_batches", lambda self, numbers: [None])
     monkeypatch.setattr(Training, "_learn", lambda *_: {})
+    return learner
+
+
+def test_training_ends_early_where_held_out_frames_gain_nothing_and_keeps_the_best(tmp_path, monkeypatch):
+    found = [3.0, 2.0, 4.0, 5.0, 2.5, 2.1, 2.2, 2.3, 2.4, 2.2, 2.1, 3.0]
+    learner = checked(tmp_path, monkeypatch, found, found)
     for _ in learner.run():
         if learner.step > learner.course.best_step:
             learner.trained.mean += 1
@@ -510,6 +517,30 @@ def test_training_ends_early_where_held_out_frames_gain_nothing_and_keeps_the_be
     learner.finish()
     measured = {"quantiles", "usual"}
     assert all(torch.equal(learner.trained.state_dict()[n], v) for n, v in kept.items() if n not in measured)
+
+
+def test_training_goes_on_while_the_autoencoder_alone_gains(tmp_path, monkeypatch):
+    learner = checked(tmp_path, monkeypatch, [0.02] * 20, np.linspace(0.9, 0.5, 20).tolist())
+    for _ in learner.run():
+        pass
+    assert (learner.step, learner.course.best_step) == (200, 200)
+
+
+def test_what_the_student_gains_counts_by_its_share_beside_the_larger_error(tmp_path, monkeypatch):
+    learner = checked(tmp_path, monkeypatch, [0.010, 0.008] + [0.009] * 10, [0.50, 0.51] + [0.50] * 10)
+    for _ in learner.run():
+        pass
+    assert (learner.step, learner.course.best_step) == (120, 20)
+    assert learner.course.best == pytest.approx((0.008 * 0.51) ** 0.5)
+
+
+def test_a_check_asks_both_pupils_for_what_the_teacher_says():
+    detector, images = training().detector, Wavy().read(np.arange(3))
+    with torch.no_grad():
+        by_student, by_autoencoder = detector.misses(images)
+        assert torch.equal(by_student, detector.errors(images)[0])
+        told = detector.trained.autoencoder(images)
+        assert torch.allclose(by_autoencoder, (detector.features(images) - told).square().mean(1))
 
 
 @pytest.mark.parametrize("steps", [100, 70_000])

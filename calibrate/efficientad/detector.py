@@ -60,6 +60,14 @@ class Detector:
         local = (self.features(images) - by_teacher).square().mean(1)
         return local, (self.trained.autoencoder(images) - by_autoencoder).square().mean(1)
 
+    def misses(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Of student and autoencoder, both against the teacher, whom both learn from; shapes as errors().
+        Against the student, an autoencoder that has learned nothing has next to no error.
+        """
+        taught, (by_teacher, _) = self.features(images), self.trained.student(images).chunk(2, 1)
+        told = self.trained.autoencoder(images)
+        return (taught - by_teacher).square().mean(1), (taught - told).square().mean(1)
+
     def combined(self, images: Tensor) -> Tensor:
         """The combined map of whole tiles, (n, cells down, cells across); the border repeats what is next."""
         with torch.no_grad():

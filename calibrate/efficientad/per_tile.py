@@ -58,7 +58,7 @@ class TrainedTile:
     state: dict[str, npt.NDArray[Any]]  # of detector.Trained
     steps: int
     best_step: int
-    error: float  # of the student on held-out tiles
+    error: float  # on held-out tiles, as Course has it
 
 
 class InMemory:

@@ -40,6 +40,7 @@ def identity_of(plan: Plan, settings: Settings, tiles: str, teacher: str) -> Ide
         "tiles": tiles,
         "held out": held_out,
         "device": plan.options.train_device,
+        "checked by": "student, autoencoder",  # once by the student alone
         **settings_,
     }
 

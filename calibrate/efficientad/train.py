@@ -54,7 +54,7 @@ class Course:
     checked_s: float = 0.0  # spent_s when it was over
     checked_step: int = 0
     checked: int = 0  # parts of the schedule, of CHECKS, that were over by then
-    best: float = math.inf  # the student's mean error on held-out tiles
+    best: float = math.inf  # error on held-out tiles, of student and autoencoder
     best_step: int = 0
     waited: int = 0  # checks since
     kept: dict[str, Any] = field(default_factory=dict)  # Trained's state at best_step
@@ -260,20 +260,25 @@ class Training:
         }
 
     def _check(self) -> None:
-        """Keep these networks if the student errs less on held-out tiles than before."""
+        """Keep these networks if they err less on held-out tiles than before: a share less of the student's
+        error counts as much as of the autoencoder's, which is many times as large and goes up and down by
+        more than the student may have left to gain.
+        """
         began = time.monotonic()
         self.course.checked, self.course.checked_step = int(CHECKS * self.share), self.step
         self.trained.eval()
-        sums, count = 0.0, 0
+        sums, count = np.zeros(2), 0
         with torch.no_grad():
             for images in self._batches(_spread(self._held_out, CHECKED)):
-                errors, _ = self.detector.errors(images)
-                sums, count = sums + float(errors.double().sum()), count + errors.numel()
-        if not math.isfinite(sums):
+                misses = self.detector.misses(images)
+                sums += [float(each.double().sum()) for each in misses]
+                count += misses[0].numel()
+        if not np.isfinite(sums).all():
             self._stop()
-        if sums / count < self.course.best:
+        error = math.sqrt(sums.prod()) / count
+        if error < self.course.best:
             self.course.kept = {name: value.clone() for name, value in self.trained.state_dict().items()}
-            self.course.best, self.course.best_step, self.course.waited = sums / count, self.step, 0
+            self.course.best, self.course.best_step, self.course.waited = error, self.step, 0
         else:
             self.course.waited += 1
         self._tick()
