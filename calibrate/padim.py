@@ -41,7 +41,9 @@ DIMENSIONS = 100  # section IV: ResNet-18
 # features, of 32 x 32 of 48; and features at least. What fewer lose is in docs/research-log.md.
 READ_MB, FEWEST = 405, 32
 ITSELF_MB, BLOCK_MB = 600, 50  # of a fit without its blocks, and the least that a block is given
-NNCF_MB = 750  # more of a fit in 8 bits: NNCF, and what its work leaves
+NNCF_MB = 750  # more of a fit in 8 bits: NNCF, and what its work leaves, of many tiles
+NNCF_LEAST_MB = 300  # of one small frame
+GATE_LESS_MB = 75  # than a fit has loaded when its cost is foreseen; measured 45 to 132
 
 
 class Padim(Kind):
@@ -59,10 +61,12 @@ class Padim(Kind):
         return kept_bytes(plan.positions, plan.reduction.dimensions) / 1e6
 
     def cost(self, plan: Plan, peak_mb: float) -> Cost:
-        """Blocks of positions keep within memory_mb, unless the network or the recipe alone takes more.
+        """Blocks of positions keep within memory_mb.
 
-        Raises FitError where the processes asked for could not.
+        Raises FitError where the network or the recipe alone takes more, and where the processes asked for
+        could not.
         """
+        allowed_mb = plan.options.memory_mb
         block_budget(plan.options)
         d, p, n = plan.reduction.dimensions, plan.positions, plan.samples
         packed = is_packed(p, d)
@@ -70,13 +74,23 @@ class Padim(Kind):
         recipe = values * (2 if packed or plan.hint == "bf16" else 4)
         largest = values * (2 if packed else 4) if eight_bits else recipe  # which is compared with one in f32
         itself_mb = peak_mb + (NNCF_MB if eight_bits else 0)
+        # The gate loads the whole recipe; measured: packed matrices once (with means, spreads, scales and
+        # diagonals), plain ones twice.
+        loaded_mb = (largest + 16 * p * d if packed else 2 * largest) / 2**20
+        least_mb = max(peak_mb + eight_bits * NNCF_LEAST_MB, peak_mb - GATE_LESS_MB + loaded_mb)
+        if least_mb > allowed_mb:
+            raise FitError(
+                f"the fit would take {least_mb:.0f} MB for {p:,} patches of {d} features ({peak_mb:.0f} of "
+                f"them for the network), --memory-mb allows {allowed_mb}; give --memory-mb "
+                f"{math.ceil(least_mb)}"
+                + ("" if plan.earlier else ", fewer --dimensions, or a smaller --resize")
+            )
         factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
         operations = p * d * d * (2 * n * factorisations + d * factorisations)
         return Cost(
             recipe_mb=recipe / 1e6,
             disk_mb=(4 * n * p * (d + 1) + 2 * recipe) / 1e6,
-            # The gate loads the whole recipe; measured: packed matrices once, plain ones twice.
-            memory_mb=max(plan.options.memory_mb, itself_mb + largest / 1e6 * (1.2 if packed else 2)),
+            memory_mb=max(allowed_mb, itself_mb + loaded_mb if eight_bits else 0),
             seconds=operations / 15e9 / plan.options.jobs + p * d * d * 5e-8 + 3,
         )
 

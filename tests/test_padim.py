@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import openvino as ov
@@ -176,6 +178,46 @@ def test_many_tiles_keep_fewer_features_unless_asked():
     assert padim.Padim().reduction((100,), 64 * cells, replace(asked, dimensions=None)).dimensions == 96
 
 
+@pytest.mark.parametrize(
+    ("positions", "dimensions", "network_mb", "took_mb"),
+    [
+        (16_384, 96, 574, 1297),  # 64 tiles of `standard`
+        (262_144, 32, 453, 891),  # of ResNet-18, packed
+        (56 * 56, 550, 523, 1427),  # WideResNet-50-2, packed
+    ],
+)
+def test_memory_is_foreseen_as_it_was_measured_and_refused_only_where_it_would_not_do(
+    positions, dimensions, network_mb, took_mb
+):
+    """Peak of the largest process of a whole fit; what blocks take besides adapts to what is allowed."""
+
+    def cost(memory_mb, **changes):
+        plan = SimpleNamespace(
+            options=FitOptions("x", Path(), (), memory_mb=memory_mb, **changes),
+            reduction=SimpleNamespace(dimensions=dimensions),
+            positions=positions,
+            samples=12,
+            folds=Folds(np.arange(12), np.ones(12, bool)),
+            hint="f32",
+            earlier=None,
+        )
+        return padim.Padim().cost(plan, peak_mb=network_mb)
+
+    assert cost(1500).memory_mb == 1500
+    refused = (
+        rf"would take (\d+) MB for {positions:,} patches of {dimensions} features \({network_mb} .*"
+        r"--memory-mb allows 700; give --memory-mb \d+, fewer --dimensions, or a smaller --resize"
+    )
+    with pytest.raises(FitError, match=refused) as found:
+        cost(700)
+    foreseen = int(re.search(refused, str(found.value)).group(1))
+    assert foreseen == pytest.approx(took_mb, rel=0.03)
+    with pytest.raises(FitError, match=r"--memory-mb allows \d+"):
+        cost(foreseen - 1)
+    cost(foreseen + 1)
+    assert cost(1500, precision="int8").memory_mb > 1500  # foreseen of many tiles, not known of these
+
+
 def test_packing_halves_what_is_stored():
     assert heads.stored_values(550, packed=True) * 2 < 0.6 * 550 * 550 * 2
     assert heads.is_packed(56 * 56, 550)
@@ -202,8 +244,6 @@ def test_a_singular_covariance_says_what_to_do():
 
 
 def test_a_full_disk_is_foreseen(tmp_path, monkeypatch):
-    from types import SimpleNamespace
-
     monkeypatch.setattr("calibrate.spool.shutil.disk_usage", lambda _: SimpleNamespace(free=1000))
     with pytest.raises(FitError, match="TMPDIR"):
         Spool(tmp_path, 10, 10, 10, 5)
