@@ -1,4 +1,4 @@
-"""`calibrate fit --adapt`: whether a padim fit becomes one of padim-seg, which learns from the part's frames.
+"""`calibrate fit --adapt`: whether a fit becomes one whose networks learn from the part's own frames.
 
 Light: what is found here is that torch is missing, too.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 
-from calibrate.options import ADAPT_FEWEST, FitOptions
+from calibrate.options import ADAPT_FEWEST, ADAPTED, FitOptions
 from calibrate.progress import Progress
 from inspectord.errors import FitError
 
@@ -19,8 +19,10 @@ class NothingGainedError(FitError):
 
 def check(options: FitOptions) -> None:
     """Raises FitError where minutes of adapting are asked for that can't be had of any frames."""
-    if options.adapt != "off" and options.model != "padim":
-        raise FitError(f"--adapt {options.adapt} goes with --model padim only; leave one of the two out")
+    if options.adapt != "off" and options.model not in ADAPTED:
+        raise FitError(
+            f"--adapt {options.adapt} goes with --model {' or '.join(ADAPTED)} only; leave one of the two out"
+        )
     if isinstance(options.adapt, float) and (why := _obstacle(options)):
         raise FitError(f"--adapt {options.adapt:g} can't be had: {why}")
 
@@ -39,24 +41,32 @@ def adapted(options: FitOptions, frames: int, progress: Progress) -> FitOptions:
             "`calibrate capture`, or leave --adapt out"
         )
     if not why:
-        return replace(options, model="padim-seg", minutes=None if options.adapt == "auto" else options.adapt)
+        minutes = None if options.adapt == "auto" else options.adapt
+        return replace(options, model=ADAPTED[options.model], minutes=minutes)
     if options.adapt == "auto":
-        progress.note(f"plain padim is fitted, not adapted to the part: {why}")
+        progress.note(not_adapted(options.model, why))
         return options
     raise FitError(f"--adapt {options.adapt:g} can't be had: {why}")
 
 
 def plain(options: FitOptions) -> FitOptions:
     """The options of an adapted fit without the adapting."""
-    return replace(options, model="padim", minutes=None, adapt="off")
+    model = next((plain for plain, adapted in ADAPTED.items() if adapted == options.model), options.model)
+    return replace(options, model=model, minutes=None, adapt="off")
+
+
+def not_adapted(model: str, why: object) -> str:
+    """What an operator reads where a kind is fitted plainly."""
+    return f"plain {model} is fitted, not adapted to the part: {why}"
 
 
 def refused(options: FitOptions) -> str:
-    """A flag that padim-seg has nothing for, as it was given; empty where there is none."""
+    """A flag that adapted kinds have nothing for, as it was given; empty where there is none."""
     flags = {
         "--precision int8": options.precision == "int8",
         "--per-tile": options.per_tile,
         "--normalise tile": options.normalise == "tile",
+        "--reweight": options.reweight,
         f"--jobs {options.jobs}": options.jobs > 1,
         "--on": options.on,
     }
@@ -65,7 +75,7 @@ def refused(options: FitOptions) -> str:
 
 def _obstacle(options: FitOptions) -> str:
     flags = {
-        "--surroundings": options.surroundings,
+        "--surroundings": options.surroundings and options.model == "padim",
         "--extendable": options.extendable,
         f"--folds {options.folds}": options.folds != "loo",
     }

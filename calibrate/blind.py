@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
+from calibrate.adapt import plain
 from calibrate.augment import Box, box_around, deepest, half_of, painted
 from calibrate.golden import Scored, write_frame
+from calibrate.options import ADAPTED
 from calibrate.region import Region
 from calibrate.tiles import Axis
 from inspectord.recipe import blind_words, tile_words
@@ -179,8 +181,8 @@ class Blind:
             more = "leave --per-tile out, for a tile alone has few patches to learn from"
         if plan.options.model == "padim":  # a Gaussian at each place is wide where parts lie anyhow
             more += ", or take --model patchcore where parts don't lie alike"
-        elif plan.options.model == "padim-seg":
-            more = "take --model padim without --adapt"
+        elif plan.options.model in ADAPTED.values():
+            more = f"take --model {plain(plan.options).model} without --adapt"
         return found + (
             f"The least usual good parts are {', '.join(suspects)}: are they really good? If so, teach more "
             f"alike parts, or {more}"

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 from pydantic import ValidationError
 
-from calibrate.options import EFFICIENTAD, TRAINED, FitOptions, usual_model
+from calibrate.options import ADAPTED, EFFICIENTAD, TRAINED, FitOptions
 from inspectord.errors import SettingsError
 from inspectord.settings import (
     Camera,
@@ -34,11 +34,11 @@ GOES_WITH = {
 
 OF_MODEL: dict[str, tuple[str, ...]] = {
     "epsilon": ("padim", "padim-seg"),
-    "coreset": ("patchcore",),
-    "position_weight": ("patchcore",),
+    "coreset": ("patchcore", "patchcore-seg"),
+    "position_weight": ("patchcore", "patchcore-seg"),
     "reweight": ("patchcore",),
-    "steps": ("efficientad-...", "padim-seg"),
-    "minutes": ("efficientad-...", "padim-seg"),
+    "steps": ("efficientad-...", *ADAPTED.values()),
+    "minutes": ("efficientad-...", *ADAPTED.values()),
     "train_device": ("efficientad-...",),
 }
 NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction", "surroundings", "relight")
@@ -49,7 +49,7 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     if options.overlap is not None and not (options.tile or options.grid):
         raise SettingsError("--overlap goes with --tile or --grid only; leave it out")
     adapts = options.adapt not in (None, "off")
-    model = options.model or usual_model(options.adapt)
+    model = options.model or "patchcore"
     named = options.backbone is not None and not options.backbone.endswith((".onnx", ".xml"))
     _not_of_trained(options)
     if options.weights is not None and not named and options.model not in EFFICIENTAD:
@@ -59,7 +59,7 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     if adapts and (options.minutes is not None or options.steps is not None):
         raise SettingsError(
             "--adapt has its minutes itself, as in --adapt 15; --minutes and --steps go with --model "
-            "padim-seg"
+            f"{' or '.join(ADAPTED.values())}"
         )
     for flag, models in OF_MODEL.items():
         if getattr(options, flag) is not None and family(model) not in models:
@@ -67,8 +67,10 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
                 f"--{flag.replace('_', '-')} goes with --model {' or '.join(models)} only; take that model "
                 "or leave it out"
             )
-    if adapts and model != "padim":
-        raise SettingsError("--adapt goes with --model padim only; leave one of the two out")
+    if adapts and model not in ADAPTED:
+        raise SettingsError(
+            f"--adapt goes with --model {' or '.join(ADAPTED)} only; leave one of the two out"
+        )
     if options.max_int8_loss is not None and options.precision != "int8":
         raise SettingsError("--max-int8-loss goes with --precision int8 only; leave it out")
     if options.reweight is not None and not options.absolute:
@@ -91,7 +93,8 @@ def _not_of_trained(options: argparse.Namespace) -> None:
     """What trains a network has no use for some flags."""
     if options.model not in TRAINED:
         return
-    for flag in NOT_OF_EFFICIENTAD if options.model in EFFICIENTAD else ("surroundings",):
+    around = ("surroundings",) if options.model == "padim-seg" else ()
+    for flag in NOT_OF_EFFICIENTAD if options.model in EFFICIENTAD else around:
         if getattr(options, flag) is not None:
             given = f"no-{flag}" if getattr(options, flag) is False else flag
             raise SettingsError(f"--{given} has no effect with --model {options.model}; leave it out")

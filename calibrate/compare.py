@@ -24,7 +24,7 @@ from calibrate.compare_words import advise
 from calibrate.compare_worker import ask
 from calibrate.evaluation import GOOD
 from calibrate.images import GoodFrames
-from calibrate.options import ADAPT_FEWEST, FitOptions
+from calibrate.options import ADAPT_FEWEST, ADAPTED, FitOptions
 from calibrate.progress import Progress
 from calibrate.show import say
 from calibrate.synthetic import KINDS
@@ -130,9 +130,10 @@ def compare(wanted: Wanted, progress: Progress) -> Comparison:
 
 def _check_enough(wanted: Wanted, teaching: int) -> None:
     """Before the first fit, for the last one would say so after minutes."""
-    if teaching < ADAPT_FEWEST and any(options.model == "padim-seg" for options in wanted.kinds):
+    adapted = [options.model for options in wanted.kinds if options.model in ADAPTED.values()]
+    if teaching < ADAPT_FEWEST and adapted:
         raise FitError(
-            f"every fourth good frame is held out here, and {teaching} are left to teach; padim-seg needs "
+            f"every fourth good frame is held out here, and {teaching} are left to teach; {adapted[0]} needs "
             f"{ADAPT_FEWEST}: give {math.ceil(ADAPT_FEWEST * 4 / 3)} good frames, or leave it out of --models"
         )
 

@@ -15,6 +15,7 @@ from calibrate import ensemble
 from calibrate.images import digest_of
 from calibrate.learned import LEARNED
 from calibrate.limits import Limit
+from calibrate.options import ADAPTED
 from inspectord import __version__
 from inspectord.recipe import SCHEMA, file_hash
 
@@ -98,7 +99,9 @@ def _folds_now(plan: Plan) -> str:
         )
     if plan.folds.leave_one_out:
         return "leave-one-out"
-    learned = ", each judged by the network that learned on others" if plan.kind.name == "padim-seg" else ""
+    learned = (
+        ", each judged by the network that learned on others" if plan.kind.name in ADAPTED.values() else ""
+    )
     return f"{len(np.unique(plan.folds.of_frame))} folds{learned}"
 
 

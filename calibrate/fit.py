@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import openvino as ov
 
-from calibrate.adapt import NothingGainedError, plain
+from calibrate.adapt import NothingGainedError, not_adapted, plain
 from calibrate.damping import Damping
 from calibrate.ensemble import level_tiles
 from calibrate.folds import Indices
@@ -120,13 +120,13 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
     try:
         return _fitted(plan, progress)
     except NothingGainedError as error:
-        progress.note(f"plain padim is fitted, not adapted to the part: {error}")
         options, instead = plain(plan.options), ""
+        progress.note(not_adapted(options.model, error))
     except TooAlikeError:
         if not (plan.damps or plan.unasked):
             raise
         progress.note(UNDAMPED if plan.damps else INSTEAD)
-        options, instead = replace(plan.options, model="padim"), INSTEAD
+        options, instead = replace(plain(plan.options), model="padim"), INSTEAD
     # Out here, where no traceback holds what the first fit had in memory.
     if plan.damps:
         return fit(replace(plan, undamped=True), progress)

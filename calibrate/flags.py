@@ -146,7 +146,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--model",
         choices=MODELS,
         help="patchcore: what is normal anywhere, whether parts lie alike or at any angle; padim: what is "
-        "normal at each place, in less time, for parts that lie alike; padim-seg: padim, and "
+        "normal at each place, in less time, for parts that lie alike; patchcore-seg, padim-seg: these, and "
         "networks that were shown made-up defects on the good frames (needs torch); efficientad-s, -m, "
         "-lite: a network trained on the good frames (needs torch), lite for CPUs; default: patchcore",
     )
@@ -154,9 +154,9 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
         "--adapt",
         type=texts.adapt,
         metavar="auto|off|MINUTES",
-        help="of padim, which it stands for: adapt it to the part, which is --model padim-seg, by a training "
-        "of so many minutes at most; auto: of 5, where it can be had (torch, 80 good frames, memory); "
-        "default: off",
+        help="adapt patchcore or padim to the part, which is --model patchcore-seg or padim-seg, by a "
+        "training of so many minutes at most; auto: of 5, where it can be had (torch, 80 good frames, "
+        "memory) and finds more; default: off",
     )
     add_of_model(add)
 
@@ -248,19 +248,19 @@ def add_of_model(add: Callable[..., object]) -> None:
 
 def add_training(parser: argparse.ArgumentParser) -> None:
     """What a fit and a comparison take of the kinds that are trained."""
-    add = parser.add_argument_group("training, with --model efficientad-... or padim-seg").add_argument
+    add = parser.add_argument_group("training, with --model efficientad-... or ...-seg").add_argument
     add(
         "--steps",
         type=texts.number(1),
         metavar="N",
-        help="default for efficientad-s and -m: 70000, the paper's; for padim-seg: at most 250 a network",
+        help="default for efficientad-s and -m: 70000, the paper's; for ...-seg: at most 1000 a network",
     )
     add(
         "--minutes",
         type=texts.number(0.01, float),
         metavar="M",
         help="instead of --steps: by the clock, so that two fits may differ: as many as this box does in so "
-        "long; padim-seg: in at most so long; default for efficientad-lite: 4, for padim-seg: 5",
+        "long; ...-seg: in at most so long; default for efficientad-lite: 4, for ...-seg: 5",
     )
     add("--train-device", choices=("cpu", "cuda"), help="of efficientad-...; default: cpu")
 

@@ -196,10 +196,12 @@ def open_kind(name: str) -> Kind:
     if name in TRAINED:
         try:
             from calibrate.efficientad.kind import EfficientAD
-            from calibrate.padim_seg.kind import PadimSeg
+            from calibrate.segmented.kinds import PadimSeg, PatchCoreSeg
         except ModuleNotFoundError as error:
             if error.name != "torch":
                 raise
             raise FitError(f"--model {name} needs torch: `pip install 'inspectord[train]'`") from error
-        return EfficientAD(name) if name in EFFICIENTAD else PadimSeg()
+        if name in EFFICIENTAD:
+            return EfficientAD(name)
+        return PadimSeg() if name == "padim-seg" else PatchCoreSeg()
     raise FitError(f"unknown model {name!r}; use {' or '.join(MODELS)}")

@@ -6,10 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-EFFICIENTAD = ("efficientad-s", "efficientad-m", "efficientad-lite")
-ADAPT_FEWEST = 80  # good frames for padim-seg: Gaussians that do not know a quarter of them know 60
-TRAINED = (*EFFICIENTAD, "padim-seg")  # kinds that train a network: once, so nothing can be added to it
-MODELS = ("patchcore", "padim", "padim-seg", *EFFICIENTAD)
+Model = Literal[
+    "usual",  # patchcore, or padim where good frames are too alike for it
+    "patchcore",
+    "padim",
+    "patchcore-seg",
+    "padim-seg",
+    "efficientad-s",
+    "efficientad-m",
+    "efficientad-lite",
+]
+EFFICIENTAD: tuple[Model, ...] = ("efficientad-s", "efficientad-m", "efficientad-lite")
+# What a kind becomes by --adapt.
+ADAPTED: dict[Model, Model] = {"patchcore": "patchcore-seg", "padim": "padim-seg"}
+ADAPT_FEWEST = 80  # good frames for these: what does not know a quarter of them knows 60
+# Kinds that train a network: once, so nothing can be added to it.
+TRAINED = (*EFFICIENTAD, *ADAPTED.values())
+MODELS = (*ADAPTED, *ADAPTED.values(), *EFFICIENTAD)
 
 
 @dataclass(frozen=True)
@@ -19,9 +32,7 @@ class FitOptions:
     product: str
     recipes_dir: Path
     folders: tuple[Path, ...]
-    model: Literal[
-        "usual", "patchcore", "padim", "padim-seg", "efficientad-s", "efficientad-m", "efficientad-lite"
-    ] = "usual"  # see usual_model
+    model: Model = "usual"
     backbone: str = "bundled"
     weights: Path | None = None
     layers: tuple[str, ...] | None = None
@@ -44,11 +55,9 @@ class FitOptions:
     coreset: str | None = None  # patchcore: "10%" of the good patches, or a number; see candidates.Sizes
     position_weight: float = 0.0  # patchcore: what a patch's place counts (0: nothing, the paper's)
     reweight: int = 0  # patchcore, absolute: neighbours of the paper's eq. 7; 0: the map's peak is the score
-    adapt: Literal["auto", "off"] | float = (
-        "off"  # padim, for which it stands: minutes to become padim-seg in, see calibrate.adapt
-    )
+    adapt: Literal["auto", "off"] | float = "off"  # minutes to become ADAPTED in, see calibrate.adapt
     steps: int | None = None  # of training; None: efficientad the paper's 70,000, others as minutes allow
-    minutes: float | None = None  # of training, instead of steps; efficientad-lite: 4, padim-seg: 5
+    minutes: float | None = None  # of training, instead of steps; efficientad-lite: 4, ...-seg: 5
     train_device: Literal["cpu", "cuda"] = "cpu"  # efficientad
     surroundings: bool | None = None  # features less what is foretold; None: see plan
     relight: bool | None = None  # frames brought to the good frames' light, features damped; None: see plan
@@ -66,11 +75,6 @@ class FitOptions:
     memory_mb: int = 1500
     jobs: int = 1  # positions or tiles that are fitted at the same time, each by a process with one thread
     on: str | None = None  # dask://host:port: fitted by that cluster instead
-
-
-def usual_model(adapt: Literal["auto", "off"] | float | None) -> Literal["patchcore", "padim"]:
-    """The kind where none is asked for; fit takes padim where good frames are too alike for patchcore."""
-    return "patchcore" if adapt in (None, "off") else "padim"
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,9 @@ class PatchCore(Kind):
             spool.write_frame(index, values)
             if index < plan.samples:
                 candidates.take(index, values)
-        chosen, per_fold = _choose(plan, candidates, size.members, folder, progress)
-        rows = candidates.rows(spool.read_frame, np.concatenate([chosen, *per_fold.values()]))
-        bank, copies = candidates.bank(chosen, rows), 1 + plan.options.augment
+        members, per_fold = chosen(plan, candidates, size.members, folder, progress)
+        rows = candidates.rows(spool.read_frame, np.concatenate([members, *per_fold.values()]))
+        bank, copies = candidates.bank(members, rows), 1 + plan.options.augment
         away = Measures(plan, spool, folder, int(plan.folds.measured.sum()))
         checked = Measures(plan, spool, folder, len(plan.checked))
         number = np.cumsum(plan.folds.measured) - 1  # of a sample among the measured ones
@@ -145,12 +145,12 @@ class PatchCore(Kind):
             checked.take(place, sample, bank)
         if plan.keeps:
             bank.save(kept_in(folder))
-            keep_frames(plan, away.spool, candidates.samples(chosen), kept_in(folder))
+            keep_frames(plan, away.spool, candidates.samples(members), kept_in(folder))
         spool.close()
         scored = None
         if away.scores is not None and checked.scores is not None:
             scored = OwnScores(weighted(plan, bank), away.scores, checked.scores)
-        return Learned(bank, away.spool, checked.spool, _parameters(plan, size, len(chosen)), scored)
+        return Learned(bank, away.spool, checked.spool, bank_parameters(plan, size, len(members)), scored)
 
 
 class Measures:
@@ -180,7 +180,7 @@ def weighted(plan: Plan, bank: Bank) -> Reweighted:
     return Reweighted(bank, by_tile, plan.options.reweight)
 
 
-def _choose(
+def chosen(
     plan: Plan, candidates: Candidates, count: int, folder: Path, progress: Progress
 ) -> tuple[Indices, dict[int, Indices]]:
     """Members of the bank, and of each fold's own; the reach of the cover goes to a file where it is kept."""
@@ -205,7 +205,7 @@ def _choose(
     return np.array(cover.members), per_fold
 
 
-def _parameters(plan: Plan, size: Sizes, members: int) -> dict[str, Any]:
+def bank_parameters(plan: Plan, size: Sizes, members: int) -> dict[str, Any]:
     asked = plan.options.coreset or f"{CORESET}, at most {MEMBERS}"
     found: dict[str, Any] = {"coreset": asked, "members": members, "candidates": size.candidates}
     if plan.earlier is not None:  # these were of its first fit, and of the frames added last

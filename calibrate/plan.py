@@ -21,7 +21,7 @@ from calibrate.images import GoodFrame, GoodFrames, collect_good_frames
 from calibrate.kinds import Kind, open_kind
 from calibrate.learned import Earlier
 from calibrate.light import FRAMES, RELIT, Light, seen_share
-from calibrate.options import FitOptions, usual_model
+from calibrate.options import FitOptions
 from calibrate.progress import Progress
 from calibrate.quantise import ALREADY, require_nncf, rest_precision, share_in_8_bits
 from calibrate.region import Region, make_region
@@ -221,7 +221,7 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     """
     unasked = options.model == "usual"
     if unasked:
-        options = replace(options, model=usual_model(options.adapt))
+        options = replace(options, model="patchcore")
     adapt.check(options)
     kind, backbone = _opened(options)
     if good is None:
@@ -232,13 +232,13 @@ def prepare(options: FitOptions, progress: Progress, good: GoodFrames | None = N
     if wanted is not options:
         plan = _planned(wanted, *_opened(wanted), good, progress)
         if options.adapt != "auto":
-            return plan
+            return replace(plan, unasked=unasked)
         try:
             plan.kind.cost(plan, peak_mb())
         except FitError as error:
-            progress.note(f"plain padim is fitted, not adapted to the part: {error}")
+            progress.note(adapt.not_adapted(options.model, error))
         else:
-            return plan
+            return replace(plan, unasked=unasked)
     return replace(_planned(options, kind, backbone, good, progress), unasked=unasked)
 
 

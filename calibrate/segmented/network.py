@@ -15,6 +15,7 @@ from openvino import opset15 as op
 from torch import Tensor, nn
 from torch.nn import functional
 
+from calibrate.bank import Bank
 from calibrate.efficientad.translate import translated
 from calibrate.sums import Sums
 from calibrate.tiles import Doubles, Geometry
@@ -59,6 +60,15 @@ class Gaussians:
         """Of embeddings (n, positions, d), likewise; of good parts each has a mean of 0, a variance of 1."""
         return ((x - self.mean).transpose(0, 1) @ self.root).transpose(0, 1)
 
+    def build(self, embeddings: ov.Output) -> ov.Output:
+        """The same of (positions, d) in the graph."""
+        mean, root = (op.constant(part.numpy(), shared_memory=True) for part in (self.mean, self.root))
+        centred = op.subtract(embeddings, mean)
+        positions, d = embeddings.get_shape()
+        rows = [1, positions, d] if len(self.mean) == 1 else [positions, 1, d]
+        z = op.matmul(op.reshape(centred, op.constant(rows), False), root, False, False)
+        return op.reshape(z, op.constant([positions, d]), False).output(0)
+
 
 def inverse_root(covariance: Doubles) -> Doubles:
     """Symmetric R with R R = covariance^-1, of a batch (positions, d, d).
@@ -72,10 +82,14 @@ def inverse_root(covariance: Doubles) -> Doubles:
 
 
 class Segmenter(nn.Module):
-    """From residuals (n, positions, d) to what speaks for a defect at each position, (n, positions)."""
+    """From residuals (n, positions, d) to what speaks for a defect at each position, (n, positions).
 
-    def __init__(self, geometry: Geometry, d: int) -> None:
+    least is a share of what is called far: a patch that lies nearer counts as if it lay there.
+    """
+
+    def __init__(self, geometry: Geometry, d: int, least: float) -> None:
         super().__init__()
+        self.least = least
         self._grid = (geometry.tiles, *geometry.tile_grid)
         self.layers = nn.Sequential(
             nn.Conv2d(2 * d + 1, WIDTH, 1),
@@ -106,13 +120,14 @@ class Segmenter(nn.Module):
         out: Tensor = self.layers(seen).reshape(n, positions)
         return out
 
-    def distances(self, residuals: Tensor, far: float) -> Tensor:
-        """What forward gives, brought above 0, and times as much as a patch lies farther than far.
+    def distances(self, residuals: Tensor, away: Tensor) -> Tensor:
+        """What forward gives, brought above 0, times how far the patches lie, (n, positions).
 
-        A network's answer ends somewhere; that of residuals does not, so what is grossly wrong lies far off.
+        away is in units of what is called far. A network's answer ends somewhere; that does not, so what is
+        grossly wrong lies far off.
         """
         told: Tensor = functional.softplus(self(residuals) + SHIFT)
-        return told * (lengths(residuals) / far).clamp(min=1.0)
+        return told * away.clamp(min=self.least)
 
 
 def lengths(residuals: Tensor) -> Tensor:
@@ -121,25 +136,48 @@ def lengths(residuals: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SegmentedHead:
-    """Gaussians and networks as nodes of the recipe's graph: the mean of what the networks give."""
+class Known:
+    """What some good frames say: Gaussians, which give residuals, and where there is one a bank.
+
+    How far a patch lies is its distance to the bank, else its residual's length.
+    """
 
     gaussians: Gaussians
+    bank: Bank | None = None
+
+    def away(self, embeddings: Tensor, residuals: Tensor) -> Tensor:
+        """(n, positions) of both, (n, positions, d)."""
+        if self.bank is None:
+            return lengths(residuals)
+        found = [self.bank.distances(each) for each in embeddings.numpy()]
+        return torch.from_numpy(np.array(found, np.float32))
+
+    def away_of(self, embeddings: Floats) -> Floats:
+        """(positions,) of embeddings (positions, d)."""
+        x = torch.from_numpy(embeddings)[None]
+        found: Floats = self.away(x, self.gaussians.residuals(x))[0].numpy()
+        return found
+
+
+@dataclass(frozen=True)
+class SegmentedHead:
+    """What is known and networks as nodes of the recipe's graph: the mean of what the networks give."""
+
+    known: Known
     segmenters: tuple[Segmenter, ...]
-    far: float  # see Segmenter.distances
+    far: float  # of Known.away; see Segmenter.distances
     geometry: Geometry
 
     def distances(self, embeddings: Floats) -> Floats:
         """(positions,) of embeddings (positions, d), by torch."""
-        return distances(self.gaussians, self.segmenters, self.far, embeddings)
+        return distances(self.known, self.segmenters, self.far, embeddings)
 
     def build(self, embeddings: ov.Output) -> ov.Output:
-        positions, d = self.gaussians.mean.shape
-        rows, columns = self.geometry.tile_grid
-        centred = op.subtract(embeddings, op.constant(self.gaussians.mean.numpy(), shared_memory=True))
-        single = op.reshape(centred, op.constant([positions, 1, d]), False)
-        z = op.matmul(single, op.constant(self.gaussians.root.numpy(), shared_memory=True), False, False)
-        maps = op.reshape(z, op.constant([self.geometry.tiles, rows, columns, d]), False)
+        positions, d = embeddings.get_shape()
+        tiles, (rows, columns) = self.geometry.tiles, self.geometry.tile_grid
+        maps = op.reshape(
+            self.known.gaussians.build(embeddings), op.constant([tiles, rows, columns, d]), False
+        )
         z = op.transpose(maps, op.constant([0, 3, 1, 2]))
         length = op.sqrt(op.reduce_mean(op.multiply(z, z), op.constant([1]), True))
         seen = op.concat(
@@ -151,25 +189,25 @@ class SegmentedHead:
             1,
         ).output(0)
         told = [_softplus(translated(segmenter.layers, seen)) for segmenter in self.segmenters]
-        mean = _scaled(functools.reduce(op.add, told), 1 / len(told))
-        beyond = op.maximum(_scaled(length, 1 / self.far), op.constant(np.float32(1)))
-        return op.reshape(op.multiply(mean, beyond), op.constant([positions]), False).output(0)
+        mean = op.reshape(
+            _scaled(functools.reduce(op.add, told), 1 / len(told)), op.constant([positions]), False
+        )
+        if self.known.bank is None:
+            away = op.reshape(length, op.constant([positions]), False).output(0)
+        else:
+            away = self.known.bank.build(embeddings)
+        beyond = op.maximum(_scaled(away, 1 / self.far), op.constant(np.float32(self.segmenters[0].least)))
+        return op.multiply(mean, beyond).output(0)
 
 
-def distances(
-    gaussians: Gaussians, segmenters: tuple[Segmenter, ...], far: float, embeddings: Floats
-) -> Floats:
+def distances(known: Known, segmenters: tuple[Segmenter, ...], far: float, embeddings: Floats) -> Floats:
     """(positions,) of embeddings (positions, d), by torch: the mean of what the networks give."""
+    x = torch.from_numpy(embeddings)[None]
     with torch.no_grad():
-        residuals = gaussians.residuals(torch.from_numpy(embeddings)[None])
-        given = [segmenter.distances(residuals, far)[0] for segmenter in segmenters]
+        residuals = known.gaussians.residuals(x)
+        away = known.away(x, residuals) / far
+        given = [segmenter.distances(residuals, away)[0] for segmenter in segmenters]
         found: Floats = torch.stack(given).mean(0).numpy()
-    return found
-
-
-def lengths_of(gaussians: Gaussians, embeddings: Floats) -> Floats:
-    """Of the residuals of embeddings (positions, d), (positions,)."""
-    found: Floats = lengths(gaussians.residuals(torch.from_numpy(embeddings)[None]))[0].numpy()
     return found
 
 
@@ -177,5 +215,5 @@ def _softplus(x: ov.Output) -> ov.Node:
     return op.softplus(op.add(x, op.constant(np.float32(SHIFT))))
 
 
-def _scaled(x: ov.Node, by: float) -> ov.Output:
+def _scaled(x: ov.Node | ov.Output, by: float) -> ov.Output:
     return op.multiply(x, op.constant(np.float32(by))).output(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -16,15 +17,18 @@ from torch.nn import functional
 
 from calibrate.folds import Indices, evenly
 from calibrate.metrics import auroc
-from calibrate.padim_seg.network import Gaussians, Segmenter, lengths
-from calibrate.padim_seg.strikes import Strikes
 from calibrate.pretrain import defects
 from calibrate.pretrain.descent import descend
+from calibrate.segmented.network import Known, Segmenter
+from calibrate.segmented.strikes import Strikes
 from inspectord.errors import FitError
 
 # Steps; how much less than the best one a check may find (of a few dozen frames its error is as large, and a
 # later network is the better one unless it is clearly worse); clearly worse checks in a row that end it.
-CHECK_EVERY, NOISE, PATIENCE = 50, 0.03, 2
+CHECK_EVERY, NOISE, PATIENCE = 200, 0.03, 2
+# Steps with each batch that is drawn, one with itself and the others with one of the latest: drawing a batch
+# takes ten times as long as a step (measured: of 60 batches, 4 for 1 find as much as twice the batches do).
+STEPS_A_DRAW, LATEST = 4, 16
 FAINT = 0.35  # how much of a defect remains where it is faint
 STRUCK, GROSS, AMOUNTS, CHANCES = 0.75, 0.15, (1.0, 0.6, FAINT), (0.5, 0.25, 0.25)
 CLEAR = 0.15  # share of a cell that makes it defective; cells with less are left out
@@ -44,56 +48,70 @@ def checked(positions: int) -> int:
 
 @dataclass(frozen=True)
 class Part:
-    """Samples, and Gaussians that know nothing of them."""
+    """Samples, and what is known without them."""
 
     members: Indices
-    gaussians: Gaussians
+    known: Known
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Frames as a network is asked of them: residuals (n, positions, d), and how far off, (n, positions)."""
+
+    residuals: Tensor
+    away: Tensor  # in units of what is called far
+
+    def image_scores(self, judged: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """(n,) the highest of what is judged, from both, of a batch at once."""
+        few = batch(self.away.shape[1])
+        pairs = zip(self.residuals.split(few), self.away.split(few), strict=True)
+        return torch.cat([judged(*pair).amax(1) for pair in pairs])
 
 
 @dataclass(frozen=True)
 class Check:
-    """Residuals of held-out good frames, and of the same with defects of held-out families."""
+    """Held-out good frames, and the same with defects of held-out families, strong and faint."""
 
-    good: Tensor
-    struck: tuple[Tensor, ...]  # strong, faint
+    good: Seen
+    struck: tuple[Seen, ...]
 
     @classmethod
-    def of(cls, strikes: Strikes, parts: Sequence[Part], most: int, seed: tuple[int, ...]) -> Check:
+    def of(
+        cls, strikes: Strikes, parts: Sequence[Part], most: int, seed: tuple[int, ...], far: float = 1.0
+    ) -> Check:
         """Of so many samples at most. Raises FitError where no defect lies within what the recipe sees."""
         rng = np.random.default_rng((*seed, 1))
-        found: list[list[Tensor]] = [[], [], []]
+        found: list[list[tuple[Tensor, Tensor]]] = [[], [], []]
         for part in parts:
-            samples, few = evenly(part.members, most // len(parts)), batch(part.gaussians.mean.shape[0])
+            samples = evenly(part.members, most // len(parts))
+            few = batch(strikes.positions)
             for first, (kept, amount) in product(
                 range(0, len(samples), few), zip(found, (0.0, 1.0, FAINT), strict=True)
             ):
                 some, others = (each[first : first + few] for each in (samples, np.roll(samples, 1)))
                 drawn, cover = strikes.draw(some, others, rng, defects.HELD_OUT, [amount] * len(some))
-                hit = cover.amax(1) > 0
-                kept.append(part.gaussians.residuals(drawn[hit] if amount else drawn))
-        good, *struck = (torch.cat(each) for each in found)
-        if not all(len(each) for each in struck):
+                drawn = drawn[cover.amax(1) > 0] if amount else drawn
+                residuals = part.known.gaussians.residuals(drawn)
+                kept.append((residuals, part.known.away(drawn, residuals) / far))
+        good, *struck = (Seen(*map(torch.cat, zip(*each, strict=True))) for each in found)
+        if not all(len(each.away) for each in struck):
             raise FitError(
-                "no defect could be made up where the recipe looks; choose another --roi or mask, or take "
-                "--model padim without --adapt"
+                "no defect could be made up where the recipe looks; choose another --roi or mask, or do "
+                "without --adapt"
             )
         return cls(good, tuple(struck))
 
     def found(self, segmenter: Segmenter) -> float:
         """Image AUROC, mean of strong and faint defects."""
-        return self._mean(segmenter)
+        return self._mean(segmenter.distances)
 
     def by_distance(self) -> float:
-        """The same of the residuals' lengths alone, which are PaDiM's distances."""
-        return self._mean(lengths)
+        """The same of how far patches lie alone, which is what the kind without networks has."""
+        return self._mean(lambda _, away: away)
 
-    def _mean(self, judged: Callable[[Tensor], Tensor]) -> float:
-        few = batch(self.good.shape[1])
+    def _mean(self, judged: Callable[[Tensor, Tensor], Tensor]) -> float:
         with torch.no_grad():
-            good, *struck = (
-                torch.cat([judged(part).amax(1) for part in each.split(few)]).numpy()
-                for each in (self.good, *self.struck)
-            )
+            good, *struck = (each.image_scores(judged).numpy() for each in (self.good, *self.struck))
         return float(np.mean([auroc(good, each) for each in struck]))
 
 
@@ -115,6 +133,7 @@ class Training:
         self._steps, self._seed, self._until = steps, seed, until
         self.by_distance = check.by_distance()
         self._everything = np.concatenate([part.members for part in parts])
+        self._latest: deque[tuple[Tensor, Tensor]] = deque(maxlen=LATEST)
         self._average = torch.optim.swa_utils.AveragedModel(
             segmenter, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(AVERAGE)
         )
@@ -143,21 +162,31 @@ class Training:
                 return
 
     def _one(self, step: int) -> None:
-        rng = np.random.default_rng((*self._seed, 0, step))
-        part = self._parts[int(rng.integers(len(self._parts)))]
-        count = min(batch(part.gaussians.mean.shape[0]), len(part.members))
-        samples = rng.choice(part.members, count, replace=False)
-        sources = rng.choice(self._everything, count)
-        amounts = rng.choice(AMOUNTS, count, p=CHANCES) * (rng.random(count) < STRUCK)
-        drawn, cover = self._strikes.draw(samples, sources, rng, defects.FAMILIES, amounts.tolist(), GROSS)
-        loss = self._loss(part.gaussians.residuals(drawn), cover)
+        if step % STEPS_A_DRAW == 0:
+            self._latest.append(self._drawn(step))
+            residuals, cover = self._latest[-1]
+        else:
+            rng = np.random.default_rng((*self._seed, 2, step))
+            residuals, cover = self._latest[int(rng.integers(len(self._latest)))]
+        loss = self._loss(residuals, cover)
         for group in self._optimiser.param_groups:
             group["lr"] = RATE * min(1.0, (step + 1) / WARM)
         if not descend(self._optimiser, self._segmenter, loss, clip=1.0):
             raise FitError(
-                f"the loss is not finite at step {step}; look at the good frames, or take --model padim"
+                f"the loss is not finite at step {step}; look at the good frames, or do without --adapt"
             )
         self._average.update_parameters(self._segmenter)
+
+    def _drawn(self, step: int) -> tuple[Tensor, Tensor]:
+        """Residuals of a batch, some of it struck, and what share of every cell is."""
+        rng = np.random.default_rng((*self._seed, 0, step))
+        part = self._parts[int(rng.integers(len(self._parts)))]
+        count = min(batch(self._strikes.positions), len(part.members))
+        samples = rng.choice(part.members, count, replace=False)
+        sources = rng.choice(self._everything, count)
+        amounts = rng.choice(AMOUNTS, count, p=CHANCES) * (rng.random(count) < STRUCK)
+        drawn, cover = self._strikes.draw(samples, sources, rng, defects.FAMILIES, amounts.tolist(), GROSS)
+        return part.known.gaussians.residuals(drawn), cover
 
     def _loss(self, residuals: Tensor, cover: Tensor) -> Tensor:
         logits, defective = self._segmenter(residuals), (cover > CLEAR).float()

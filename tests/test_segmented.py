@@ -1,4 +1,4 @@
-"""calibrate fit --model padim-seg and --adapt: taught by made-up defects, held out, refused, published."""
+"""calibrate fit --model patchcore-seg or padim-seg, --adapt: taught by made-up defects, judged held out."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import errno
 import math
 import os
 import sys
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -17,25 +18,27 @@ from openvino import opset15 as op
 torch = pytest.importorskip("torch")
 
 from calibrate import adapt  # noqa: E402
+from calibrate.bank import Bank  # noqa: E402
 from calibrate.blind import Blind  # noqa: E402
 from calibrate.cli import main  # noqa: E402
 from calibrate.extend import Wanted, prepare_extension  # noqa: E402
 from calibrate.fit import estimate, fit  # noqa: E402
 from calibrate.metrics import auroc  # noqa: E402
-from calibrate.options import FitOptions  # noqa: E402
-from calibrate.padim_seg import kind, train  # noqa: E402
-from calibrate.padim_seg.network import (  # noqa: E402
-    Gaussians,
-    SegmentedHead,
-    Segmenter,
-    inverse_root,
-    lengths_of,
-)
-from calibrate.padim_seg.strikes import Strikes, together  # noqa: E402
-from calibrate.padim_seg.train import Check, Part, Training  # noqa: E402
+from calibrate.options import ADAPTED, FitOptions  # noqa: E402
 from calibrate.plan import prepare  # noqa: E402
 from calibrate.pretrain import defects  # noqa: E402
 from calibrate.progress import Silent  # noqa: E402
+from calibrate.segmented import kind, train  # noqa: E402
+from calibrate.segmented.network import (  # noqa: E402
+    Gaussians,
+    Known,
+    SegmentedHead,
+    Segmenter,
+    inverse_root,
+    lengths,
+)
+from calibrate.segmented.strikes import Strikes, together  # noqa: E402
+from calibrate.segmented.train import Check, Part, Training  # noqa: E402
 from calibrate.sums import Sums  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
 from inspectord.inspect import Inspector, check_golden  # noqa: E402
@@ -92,7 +95,7 @@ def known(plan, tmp_path_factory):
     x, _ = strikes.draw(everything, everything, np.random.default_rng(0), defects.FAMILIES, nothing)
     gaussians = Gaussians.empty(tmp_path_factory.mktemp("known"), plan.positions, plan.reduction.dimensions)
     gaussians.write(0, Sums.of(x.numpy().transpose(1, 0, 2).astype(np.float64)), 0.01)
-    return gaussians
+    return Known(gaussians)
 
 
 def test_the_root_is_symmetric_and_undoes_the_covariance():
@@ -117,21 +120,26 @@ def test_residuals_of_what_taught_have_mean_0_and_variance_1_and_no_correlation(
 
 
 @pytest.mark.parametrize("tiling", [{}, {"tile": 64}])
-def test_the_graph_gives_the_networks_distances(parts, tmp_path, tiling):
+@pytest.mark.parametrize("everywhere", [False, True])
+def test_the_graph_gives_the_networks_distances(parts, tmp_path, tiling, everywhere):
     plan = prepare(options(parts, tmp_path, **tiling), Silent())
     assert (plan.geometry.tiles > 1) == bool(tiling)
     p, d = plan.positions, plan.reduction.dimensions
     rng = np.random.default_rng(4)
-    gaussians = Gaussians.empty(tmp_path, p, d)
-    gaussians.write(0, Sums.of(rng.standard_normal((p, 50, d))), 0.01)
+    gaussians = Gaussians.empty(tmp_path, 1 if everywhere else p, d)
+    gaussians.write(0, Sums.of(rng.standard_normal((len(gaussians.mean), 50, d))), 0.01)
+    bank = None
+    if everywhere:
+        members = rng.standard_normal((30, d)).astype(np.float32)
+        bank = Bank(members, np.ones(d, np.float32), np.empty((p, 0), np.float32))
     segmenters = []
     for seed in range(2):
         torch.manual_seed(seed)
-        segmenters.append(Segmenter(plan.geometry, d))
+        segmenters.append(Segmenter(plan.geometry, d, least=0.7))
         torch.nn.init.normal_(
             segmenters[-1].layers[-1].weight, std=5.0
         )  # it begins with zeros, which hide the rest
-    head = SegmentedHead(gaussians, tuple(segmenters), 2.0, plan.geometry)
+    head = SegmentedHead(Known(gaussians, bank), tuple(segmenters), 2.0, plan.geometry)
     embeddings = op.parameter([p, d], np.float32)
     compiled = ov.Core().compile_model(
         ov.Model([head.build(embeddings.output(0))], [embeddings]), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}
@@ -145,10 +153,12 @@ def test_the_graph_gives_the_networks_distances(parts, tmp_path, tiling):
 
 def test_the_farther_from_good_the_larger_the_distance_without_end(plan):
     torch.manual_seed(0)
-    segmenter = Segmenter(plan.geometry, plan.reduction.dimensions)
+    segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0)
     z = torch.randn(1, plan.positions, plan.reduction.dimensions)
     with torch.no_grad():
-        far, farther, farthest = (segmenter.distances(z * times, 3.0) for times in (30, 300, 3000))
+        far, farther, farthest = (
+            segmenter.distances(z * times, lengths(z * times) / 3) for times in (30, 300, 3000)
+        )
     assert (farther > 5 * far).all()
     assert (farthest > 5 * farther).all()
 
@@ -180,7 +190,7 @@ def test_large_frames_are_struck_a_few_at_once_and_come_back_in_order(plan, monk
         return strike(good, *rest)
 
     monkeypatch.setattr(defects, "strike", counted)
-    monkeypatch.setattr("calibrate.padim_seg.strikes.AT_ONCE", 3 * 96 * 80)
+    monkeypatch.setattr("calibrate.segmented.strikes.AT_ONCE", 3 * 96 * 80)
 
     x, cover = strikes.draw(some, some, np.random.default_rng(1), defects.FAMILIES, [1.0] + [0.0] * 6)
     assert at_once == [3, 3, 1]
@@ -202,7 +212,7 @@ def test_ignored_pixels_are_never_called_struck(parts, tmp_path):
 
 
 def test_of_a_large_frame_a_window_is_struck_and_gross_rectangles_lie_within(monkeypatch, parts, tmp_path):
-    monkeypatch.setattr("calibrate.padim_seg.strikes.WINDOW_PX", 40)
+    monkeypatch.setattr("calibrate.segmented.strikes.WINDOW_PX", 40)
     plan = prepare(options(parts, tmp_path), Silent())
     some = np.arange(12)
     drawn = Strikes(plan).draw(some, some, np.random.default_rng(6), defects.FAMILIES, [1.0] * 12, gross=1.0)
@@ -220,12 +230,14 @@ def test_a_network_learns_to_tell_families_that_it_is_not_shown(plan, known):
     check = Check.of(strikes, [Part(everything[::2], known)], 40, (3,))
     parts = [Part(everything[1::2], known)]
     torch.manual_seed(0)
-    training = Training(Segmenter(plan.geometry, plan.reduction.dimensions), strikes, parts, check, 100, (0,))
+    training = Training(
+        Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0), strikes, parts, check, 100, (0,)
+    )
     assert list(training.run())[-1] == 100
     rng, some = np.random.default_rng(9), everything[::2]
     x, cover = strikes.draw(some, np.roll(some, 1), rng, defects.HELD_OUT, [1.0] * len(some))
     with torch.no_grad():
-        told = training.kept(known.residuals(x))
+        told = training.kept(known.gaussians.residuals(x))
     assert auroc(told[cover == 0].numpy(), told[cover > 0.5].numpy()) > 0.9
     assert check.found(training.kept) == training.found
 
@@ -237,7 +249,7 @@ def test_training_stops_in_time_and_where_it_finds_no_more(monkeypatch, plan, kn
 
     def training(until=math.inf):
         torch.manual_seed(0)
-        segmenter = Segmenter(plan.geometry, plan.reduction.dimensions)
+        segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0)
         return Training(segmenter, strikes, parts, check, 30, (0,), until)
 
     late = training(until=-math.inf)
@@ -254,14 +266,14 @@ def test_training_stops_in_time_and_where_it_finds_no_more(monkeypatch, plan, kn
 
 
 def test_a_loss_that_is_not_finite_ends_the_training_with_its_step(plan, known):
-    broken = Gaussians(known.mean, known.root * math.nan)
+    broken = Known(Gaussians(known.gaussians.mean, known.gaussians.root * math.nan))
     everything = np.arange(FRAMES)
     strikes = Strikes(plan)
     check = Check.of(strikes, [Part(everything, known)], 16, (3,))
-    segmenter = Segmenter(plan.geometry, plan.reduction.dimensions)
+    segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0)
     training = Training(segmenter, strikes, [Part(everything, broken)], check, 5, (0,))
     with pytest.raises(
-        FitError, match="not finite at step 0; look at the good frames, or take --model padim"
+        FitError, match="not finite at step 0; look at the good frames, or do without --adapt"
     ):
         list(training.run())
 
@@ -282,9 +294,9 @@ def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_p
             super().__init__(segmenter, strikes, parts, *rest)
             known.append((set(np.concatenate([part.members for part in parts]).tolist()), self))
 
-    def judged(gaussians, segmenters, far, embeddings):
-        asked.append((gaussians, segmenters, far, embeddings))
-        return real_distances(gaussians, segmenters, far, embeddings)
+    def judged(known, segmenters, far, embeddings):
+        asked.append((known, segmenters, far, embeddings))
+        return real_distances(known, segmenters, far, embeddings)
 
     monkeypatch.setattr(kind.Check, "of", check_of)
     monkeypatch.setattr(kind, "Training", Watched)
@@ -302,18 +314,18 @@ def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_p
         assert not {sample // copies for sample in taught} & {sample // copies for sample in asked_of}
     assert len(asked) == FRAMES
     x = np.stack([embeddings for *_, embeddings in asked]).transpose(1, 0, 2).astype(np.float64)
-    for number, (gaussians, (segmenter,), _, _) in enumerate(asked):
+    for number, (without, (segmenter,), _, _) in enumerate(asked):
         (own,) = [index for index, (_, training) in enumerate(known) if training.kept is segmenter]
         assert number not in frame_of[own]
         if not augment:
             others = x[:, np.arange(FRAMES) % 4 != number % 4]
-            np.testing.assert_allclose(gaussians.mean, others.mean(1), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(without.gaussians.mean, others.mean(1), rtol=1e-4, atol=1e-5)
     if not augment:
         covariance = np.cov(x[0, np.arange(FRAMES) % 4 != 3].T) + 0.01 * np.eye(x.shape[2])
         np.testing.assert_allclose(
-            asked[3][0].root[0], inverse_root(covariance[None])[0], rtol=1e-3, atol=1e-3
+            asked[3][0].gaussians.root[0], inverse_root(covariance[None])[0], rtol=1e-3, atol=1e-3
         )
-        farthest = [lengths_of(each[0], each[3]).max() for each in asked]
+        farthest = [each[0].away_of(each[3]).max() for each in asked]
         for part in range(4):
             rest = [value for number, value in enumerate(farthest) if number % 4 != part]
             assert asked[part][2] == pytest.approx(np.quantile(rest, 0.99))
@@ -336,7 +348,7 @@ def test_a_fit_publishes_an_ordinary_recipe_and_repeats_itself(parts, tmp_path):
         prepare_extension(Wanted(first.id, tmp_path / "recipes", (parts,)), Silent())
 
 
-def test_a_blind_recipe_sends_its_operator_to_padim(plan):
+def test_a_blind_recipe_sends_its_operator_to_the_kind_without_networks(plan):
     assert "or take --model padim without --adapt" in Blind(True, ()).words(plan, ["a.png"])
 
 
@@ -371,7 +383,7 @@ def test_where_no_defect_can_be_made_up_the_fit_says_so(monkeypatch, plan, known
 
 def test_frames_that_are_all_the_same_are_refused(monkeypatch, parts, tmp_path):
     plan = prepare(options(parts, tmp_path), Silent())
-    monkeypatch.setattr(kind, "lengths_of", lambda gaussians, x: np.zeros(len(x), np.float32))
+    monkeypatch.setattr(Known, "away_of", lambda known, x: np.zeros(len(x), np.float32))
     with pytest.raises(FitError, match="all good frames are the same inside the region"):
         fit(plan, Silent())
 
@@ -416,17 +428,19 @@ def test_more_memory_than_allowed_is_refused_with_what_would_do(parts, tmp_path)
         plan.kind.cost(plan, peak_mb=1400)
 
 
-def adapting(tmp_path, wanted, frames=FRAMES, **changes):
+def adapting(tmp_path, wanted, frames=FRAMES, model="padim", **changes):
     progress = Silent()
-    asked = FitOptions("flange", tmp_path, (tmp_path,), "padim", adapt=wanted, **changes)
+    asked = FitOptions("flange", tmp_path, (tmp_path,), model, adapt=wanted, **changes)
     return asked, adapt.adapted(asked, frames, progress), progress.notes
 
 
-def test_adapt_chooses_the_adapted_kind_where_it_can_be_had(tmp_path):
-    asked, found, notes = adapting(tmp_path, "auto")
-    assert (found.model, found.minutes, notes) == ("padim-seg", None, [])
-    asked, found, notes = adapting(tmp_path, 2.5)
-    assert (found.model, found.minutes, notes) == ("padim-seg", 2.5, [])
+@pytest.mark.parametrize(("model", "adapted"), ADAPTED.items())
+def test_adapt_chooses_the_adapted_kind_where_it_can_be_had(tmp_path, model, adapted):
+    asked, found, notes = adapting(tmp_path, "auto", model=model)
+    assert (found.model, found.minutes, notes) == (adapted, None, [])
+    assert adapt.plain(found) == replace(asked, adapt="off")
+    asked, found, notes = adapting(tmp_path, 2.5, model=model)
+    assert (found.model, found.minutes, notes) == (adapted, 2.5, [])
     asked, found, notes = adapting(tmp_path, "off")
     assert found == asked
 
@@ -460,8 +474,8 @@ def test_auto_says_why_it_does_not_adapt_and_minutes_are_refused(tmp_path, chang
 
 
 def test_adapting_another_kind_is_refused_before_any_frame_is_read(tmp_path):
-    asked = FitOptions("flange", tmp_path, (tmp_path / "none",), "patchcore", adapt=3.0)
-    with pytest.raises(FitError, match=r"--adapt 3.0 goes with --model padim only"):
+    asked = FitOptions("flange", tmp_path, (tmp_path / "none",), "efficientad-lite", adapt=3.0)
+    with pytest.raises(FitError, match=r"--adapt 3.0 goes with --model patchcore or padim only"):
         prepare(asked, Silent())
 
 
@@ -519,7 +533,7 @@ def test_the_command_adapts_and_refuses_what_would_do_nothing(monkeypatch, parts
     place = ["--product", "flange", "--recipes", str(tmp_path / "recipes"), "--threads", "1"]
     place += ["--memory-mb", "100000"]
     assert main(["fit", str(parts), *place, "--adapt", "1", "--no-activate"]) == 0
-    assert load_recipe(tmp_path / "recipes" / "flange" / "0001").spec.model.kind == "padim-seg"
+    assert load_recipe(tmp_path / "recipes" / "flange" / "0001").spec.model.kind == "patchcore-seg"
     capsys.readouterr()
     for arguments, said in (
         (["--adapt", "never"], "'never' is neither auto nor off nor minutes"),
@@ -529,10 +543,10 @@ def test_the_command_adapts_and_refuses_what_would_do_nothing(monkeypatch, parts
             main(["fit", str(parts), *place, *arguments])
         assert said in capsys.readouterr().err
     for arguments, said in (
-        (["--adapt", "5", "--model", "patchcore"], "--adapt goes with --model padim only"),
+        (["--adapt", "5", "--model", "padim-seg"], "--adapt goes with --model patchcore or padim only"),
         (["--model", "padim-seg", "--steps", "5", "--minutes", "1"], "exclude each other"),
         (["--model", "padim-seg", "--extendable"], "no frames can be added"),
-        (["--minutes", "5"], "--minutes goes with --model efficientad-... or padim-seg only"),
+        (["--minutes", "5"], "--minutes goes with --model efficientad-... or patchcore-seg or padim-seg only"),
         (["--adapt", "5", "--minutes", "3"], "--adapt has its minutes itself, as in --adapt 15"),
     ):
         assert main(["fit", str(parts), *place, *arguments]) == 78

@@ -32,7 +32,7 @@ class Strikes:
 
     def __init__(self, plan: Plan) -> None:
         options = plan.options
-        self._plan = plan
+        self._plan, self.positions = plan, plan.positions
         model = compile_model(plan.graph, options.device, plan.hint, options.threads)
         self._features = model.create_infer_request()
         cut = tile_model(plan.frame, plan.geometry, None)

@@ -1,1 +1,0 @@
-"""PaDiM's residuals, told apart by a small network that was shown made-up defects; see kind."""
