@@ -78,6 +78,18 @@ class PatchCore(Kind):
         """Raises FitError where the bank can't be chosen, or memory would not do."""
         if plan.options.per_tile:
             return foreseen(plan, peak_mb)
+        cost = self.foreseen(plan, peak_mb)
+        if cost.memory_mb > plan.options.memory_mb:
+            else_ = f"a --coreset of fewer than {Sizes.of(plan).members:,} members, or fewer --folds"
+            raise FitError(
+                f"the fit would take {cost.memory_mb:.0f} MB ({peak_mb:.0f} of them for the network), "
+                f"--memory-mb allows {plan.options.memory_mb}; give --memory-mb {math.ceil(cost.memory_mb)}, "
+                + ("or add fewer frames at a time" if plan.earlier else else_)
+            )
+        return cost
+
+    def foreseen(self, plan: Plan, peak_mb: float) -> Cost:
+        """Of one bank of all tiles, whatever is allowed. Raises FitError where it can't be chosen."""
         size = Sizes.of(plan)
         chosen_in = min(PROJECTED, size.dimensions) + 2 * bool(plan.options.position_weight)
         folds = len(np.unique(plan.folds.of_frame))
@@ -89,21 +101,13 @@ class PatchCore(Kind):
         # Members are chosen once for all frames, and about as many once more for all folds together.
         choosing = 2 * chosen_in * points * members * 2
         scoring = 2 * size.dimensions * plan.positions * plan.samples * members
-        cost = Cost(
+        return Cost(
             recipe_mb=recipe / 1e6,
             disk_mb=4 * plan.embedded * plan.positions * (size.dimensions + 1) / 1e6,
             memory_mb=peak_mb + max(kept, plan.damping_bytes) / 1e6 + WORK_MB,
             seconds=(choosing + scoring) / FLOPS + 5,
             about=size.words(),
         )
-        if cost.memory_mb > plan.options.memory_mb:
-            else_ = f"a --coreset of fewer than {size.members:,} members, or fewer --folds"
-            raise FitError(
-                f"the fit would take {cost.memory_mb:.0f} MB ({peak_mb:.0f} of them for the network), "
-                f"--memory-mb allows {plan.options.memory_mb}; give --memory-mb {math.ceil(cost.memory_mb)}, "
-                + ("or add fewer frames at a time" if plan.earlier else else_)
-            )
-        return cost
 
     def kept_mb(self, plan: Plan) -> float:
         if plan.options.per_tile:

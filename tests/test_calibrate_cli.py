@@ -22,7 +22,7 @@ from helpers_recipe import rewrite_recipe, write_recipe
 from calibrate import cli
 from calibrate.chosen import fit_options
 from calibrate.cli import COMMANDS, main
-from calibrate.options import FitOptions, usual_model
+from calibrate.options import FitOptions
 from calibrate.show import fitted_lines
 from inspectord import __version__
 from inspectord.recipe import Recipe, active_recipe, load_recipe
@@ -210,9 +210,7 @@ def test_every_field_of_the_options_has_a_flag_that_reaches_it(tmp_path):
     assert (fit_options(parsed).model, fit_options(parsed).epsilon) == ("padim", 0.5)
 
 
-def test_adapt_stands_for_padim_and_flags_of_patchcore_for_patchcore():
-    assert {usual_model(adapt) for adapt in ("auto", 3.0)} == {"padim"}
-    assert {usual_model(adapt) for adapt in ("off", None)} == {"patchcore"}
+def test_flags_of_patchcore_stand_for_patchcore():
     for words in ("--coreset 5%", "--position-weight 1", "--absolute --reweight 9", "--tile 64 --per-tile"):
         asked = ["fit", "a", "--product", "p", *words.split()]
         assert fit_options(cli._parser().parse_args(asked)).model == "patchcore"

@@ -278,10 +278,10 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_step(plan, known):
         list(training.run())
 
 
-@pytest.mark.parametrize("augment", [0, 1])
-def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_path, augment):
+@pytest.mark.parametrize(("model", "augment"), [("padim-seg", 0), ("padim-seg", 1), ("patchcore-seg", 0)])
+def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_path, model, augment):
     """Fails where a network is asked of its own half, where it was chosen by a frame that it is asked of, or
-    where Gaussians are not those without the frame's part."""
+    where Gaussians or a bank are not those without the frame's part."""
     known, chosen, asked = [], [], []
     real_check, real_distances = kind.Check.of, kind.distances
 
@@ -301,7 +301,7 @@ def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_p
     monkeypatch.setattr(kind.Check, "of", check_of)
     monkeypatch.setattr(kind, "Training", Watched)
     monkeypatch.setattr(kind, "distances", judged)
-    plan = prepare(options(parts, tmp_path, augment=augment, steps=1), Silent())
+    plan = prepare(options(parts, tmp_path, model=model, augment=augment, steps=1), Silent())
     fit(plan, Silent())
     copies = 1 + augment
     frame_of = [
@@ -317,35 +317,80 @@ def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_p
     for number, (without, (segmenter,), _, _) in enumerate(asked):
         (own,) = [index for index, (_, training) in enumerate(known) if training.kept is segmenter]
         assert number not in frame_of[own]
-        if not augment:
-            others = x[:, np.arange(FRAMES) % 4 != number % 4]
+        others = x[:, np.arange(FRAMES) % 4 != number % 4]
+        if without.bank is not None:
+            np.testing.assert_allclose(without.gaussians.mean[0], others.mean((0, 1)), rtol=1e-4, atol=1e-5)
+            members = (without.bank.members + without.bank.centre)[:: len(without.bank.members) // 20]
+            apart = np.linalg.norm(others.reshape(-1, 1, x.shape[2]) - members, axis=2).min(0)
+            assert apart.max() < 1e-4
+        elif not augment:
             np.testing.assert_allclose(without.gaussians.mean, others.mean(1), rtol=1e-4, atol=1e-5)
-    if not augment:
+    if model == "padim-seg" and not augment:
         covariance = np.cov(x[0, np.arange(FRAMES) % 4 != 3].T) + 0.01 * np.eye(x.shape[2])
         np.testing.assert_allclose(
             asked[3][0].gaussians.root[0], inverse_root(covariance[None])[0], rtol=1e-3, atol=1e-3
         )
+    if not augment:
         farthest = [each[0].away_of(each[3]).max() for each in asked]
         for part in range(4):
             rest = [value for number, value in enumerate(farthest) if number % 4 != part]
             assert asked[part][2] == pytest.approx(np.quantile(rest, 0.99))
 
 
-def test_a_fit_publishes_an_ordinary_recipe_and_repeats_itself(parts, tmp_path):
+@pytest.mark.parametrize("model", ADAPTED.values())
+def test_a_fit_publishes_an_ordinary_recipe_and_repeats_itself(parts, tmp_path, model):
     progress = Silent()
-    first = run(parts, tmp_path, progress)
+    first = run(parts, tmp_path, progress, model=model)
     assert any("of made-up defects of kinds that" in note for note in progress.notes)
     spec = first.spec
-    assert spec.model.kind == "padim-seg"
+    assert spec.model.kind == model
     assert spec.model.parameters["steps"] == "3, 3"
     assert spec.limits.good_parts == FRAMES
     assert spec.limits.folds == "4 folds, each judged by the network that learned on others"
     assert "networks that were shown made-up defects" in (first.path / "report.html").read_text()
     check_golden(Inspector(load_recipe(first.path), threads=1))
-    assert run(parts, tmp_path).hash == first.hash
-    assert run(parts, tmp_path, seed=1).hash != first.hash
-    with pytest.raises(FitError, match="padim-seg, which can't be extended; fit again from all good frames"):
+    assert run(parts, tmp_path, model=model).hash == first.hash
+    assert run(parts, tmp_path, model=model, seed=1).hash != first.hash
+    with pytest.raises(FitError, match=f"{model}, which can't be extended; fit again from all good frames"):
         prepare_extension(Wanted(first.id, tmp_path / "recipes", (parts,)), Silent())
+
+
+def test_of_each_batch_that_is_drawn_several_steps_are_taken(monkeypatch, plan, known):
+    """One with itself; the others with one of the latest, whichever the seed says."""
+    strikes, everything, drawn, taken = Strikes(plan), np.arange(FRAMES), [], []
+    check = Check.of(strikes, [Part(everything, known)], 16, (3,))
+    real_draw, real_loss = Strikes.draw, Training._loss
+
+    def draw(self, *rest, **more):
+        drawn.append(len(taken))
+        return real_draw(self, *rest, **more)
+
+    def loss(self, residuals, cover):
+        taken.append(residuals)
+        return real_loss(self, residuals, cover)
+
+    monkeypatch.setattr(Strikes, "draw", draw)
+    monkeypatch.setattr(Training, "_loss", loss)
+    segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0)
+    list(Training(segmenter, strikes, [Part(everything, known)], check, 10, (0,)).run())
+    assert drawn == [0, 4, 8]
+    fresh = [taken[step] for step in drawn]
+    assert len({id(each) for each in taken}) == 3
+    assert all(any(each is one for one in fresh[: 1 + step // 4]) for step, each in enumerate(taken))
+    assert any(each is not fresh[step // 4] for step, each in enumerate(taken))
+
+
+def test_frames_too_alike_for_patchcore_become_plain_padim(tmp_path):
+    part = cv2.circle(np.full((64, 64), 60, np.uint8), (32, 32), 20, 180, -1)
+    for number in range(FRAMES):
+        noise = np.random.default_rng(number).normal(0, 0.5, part.shape)
+        cv2.imwrite(str(tmp_path / f"{number}.png"), (part + noise).round().astype(np.uint8))
+    with pytest.raises(FitError, match="so nearly that patchcore can't tell them apart; take --model padim"):
+        run(tmp_path, tmp_path, model="patchcore-seg")
+    told = Silent()
+    recipe = run(tmp_path, tmp_path, told, model="usual", adapt="auto", steps=None)
+    assert recipe.spec.model.kind == "padim"
+    assert any(note.startswith("warning: good frames are too alike for patchcore") for note in told.notes)
 
 
 def test_a_blind_recipe_sends_its_operator_to_the_kind_without_networks(plan):
@@ -413,17 +458,18 @@ def test_what_the_kind_has_nothing_for_is_refused_before_any_work(parts, tmp_pat
         prepare(options(parts, tmp_path, **changes), Silent())
 
 
-def test_too_few_frames_are_refused_with_the_number_and_the_reason(tmp_path):
+@pytest.mark.parametrize(("plain", "model"), ADAPTED.items())
+def test_too_few_frames_are_refused_with_the_number_and_the_reason(tmp_path, plain, model):
     few = write_parts(tmp_path / "few", range(79))
-    with pytest.raises(
-        FitError, match=r"79 good images are too few for padim-seg, at least 80 .* --model padim"
-    ):
-        prepare(options(few, tmp_path), Silent())
+    said = f"79 good images are too few for {model}, at least 80 .* --model {plain}$"
+    with pytest.raises(FitError, match=said):
+        prepare(options(few, tmp_path, model=model), Silent())
 
 
-def test_more_memory_than_allowed_is_refused_with_what_would_do(parts, tmp_path):
-    plan = prepare(options(parts, tmp_path, memory_mb=1500), Silent())
-    assert plan.kind.cost(plan, peak_mb=900).memory_mb < 1500
+@pytest.mark.parametrize("model", ADAPTED.values())
+def test_more_memory_than_allowed_is_refused_with_what_would_do(parts, tmp_path, model):
+    plan = prepare(options(parts, tmp_path, model=model, memory_mb=1500), Silent())
+    assert plan.kind.cost(plan, peak_mb=700).memory_mb < 1500
     with pytest.raises(FitError, match=r"would take \d+ MB .* give --memory-mb \d+, fewer --dimensions"):
         plan.kind.cost(plan, peak_mb=1400)
 
@@ -546,7 +592,7 @@ def test_the_command_adapts_and_refuses_what_would_do_nothing(monkeypatch, parts
         (["--adapt", "5", "--model", "padim-seg"], "--adapt goes with --model patchcore or padim only"),
         (["--model", "padim-seg", "--steps", "5", "--minutes", "1"], "exclude each other"),
         (["--model", "padim-seg", "--extendable"], "no frames can be added"),
-        (["--minutes", "5"], "--minutes goes with --model efficientad-... or patchcore-seg or padim-seg only"),
+        (["--minutes", "5"], "--minutes goes with --model efficientad-... or patchcore-seg or"),
         (["--adapt", "5", "--minutes", "3"], "--adapt has its minutes itself, as in --adapt 15"),
     ):
         assert main(["fit", str(parts), *place, *arguments]) == 78

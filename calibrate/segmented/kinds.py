@@ -106,7 +106,7 @@ class PatchCoreSeg(Segmented):
         recipe = 4 * Sizes.of(plan).members * plan.reduction.dimensions
         # While the networks learn there are the candidates no more, but every part's bank and its whole.
         learning = peak_mb + (PARTS + 2) * 2 * recipe / 1e6
-        return self.afforded(plan, learning, PatchCore().cost(plan, peak_mb))
+        return self.afforded(plan, learning, PatchCore().foreseen(plan, peak_mb))
 
     def known(
         self, plan: Plan, embeddings: Iterable[Floats], folder: Path, progress: Progress
