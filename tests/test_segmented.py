@@ -380,6 +380,18 @@ def test_of_each_batch_that_is_drawn_several_steps_are_taken(monkeypatch, plan, 
     assert any(each is not fresh[step // 4] for step, each in enumerate(taken))
 
 
+def test_progress_follows_the_steps_or_the_clock_whichever_is_ahead(monkeypatch):
+    now = iter(range(100))
+    monkeypatch.setattr(kind.time, "monotonic", lambda: next(now))  # began at 0, then a second for each step
+
+    class Steps:
+        def run(self):
+            yield from range(1, 6)
+
+    assert len(list(kind._percents(Steps(), steps=50, until=10.0))) == 50  # five of ten seconds
+    assert list(kind._percents(Steps(), steps=5, until=math.inf)) == list(range(1, 101))
+
+
 def test_frames_too_alike_for_patchcore_become_plain_padim(tmp_path):
     part = cv2.circle(np.full((64, 64), 60, np.uint8), (32, 32), 20, 180, -1)
     for number in range(FRAMES):

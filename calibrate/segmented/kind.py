@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +188,7 @@ class Segmented(Kind):
         segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, self.least)
         until = began + _seconds(options) / len(HALVES)
         training = Training(segmenter, strikes, parts, check, steps, seed, until)
-        for _ in progress.track(training.run(), "showing made-up defects, steps", steps):
+        for _ in progress.track(_percents(training, steps, until), "showing made-up defects, percent", 100):
             pass
         if training.late:
             progress.note(
@@ -232,6 +232,16 @@ def _spooled(folder: Path, positions: int, samples: Indices, judged: Callable[[i
     for number, sample in enumerate(samples.tolist()):
         spool.write_frame(number, judged(sample)[:, None])
     return spool
+
+
+def _percents(training: Training, steps: int, until: float) -> Iterator[int]:
+    """Train; a number for every hundredth of the steps, or of the time until then, whichever comes first."""
+    began, told = time.monotonic(), 0
+    for step in training.run():
+        spent = (time.monotonic() - began) / (until - began)
+        done = int(100 * min(1.0, max(step / steps, spent)))
+        yield from range(told + 1, done + 1)
+        told = max(told, done)
 
 
 def _seconds(options: FitOptions) -> float:
