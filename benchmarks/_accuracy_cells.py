@@ -21,7 +21,7 @@ from benchmarks._common import ROOT, Measured, Words, attempted, scratch, versio
 from calibrate import backbones, flags
 from calibrate.chosen import fit_options
 from calibrate.evaluation import GOOD
-from calibrate.options import MODELS, TRAINED
+from calibrate.options import ADAPTED, MODELS, TRAINED
 from inspectord.errors import FitError, SettingsError
 from inspectord.recipe import file_hash
 
@@ -79,7 +79,7 @@ def default_configurations() -> list[Configuration]:
     kinds = [kind for kind in MODELS if kind not in TRAINED]
     pairs: list[tuple[str, ...]]
     pairs = [("--model", kind, "--backbone", name) for kind in kinds for name in backbone_names]
-    pairs += [("--model", "efficientad-lite"), ("--model", "padim-seg")]
+    pairs += [("--model", kind) for kind in ("efficientad-lite", *ADAPTED.values())]
     others = [words for words in pairs if meant(words) != meant(())]
     named = [Configuration(" ".join(words[1::2]), words) for words in others]
     return [Configuration("default", ()), *named]

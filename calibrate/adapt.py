@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from importlib import import_module
 
-from calibrate.options import ADAPT_FEWEST, ADAPTED, FitOptions
+from calibrate.options import ADAPT_FEWEST, ADAPTED, PLAIN, FitOptions
 from calibrate.progress import Progress
 from inspectord.errors import FitError
 
@@ -51,8 +51,7 @@ def adapted(options: FitOptions, frames: int, progress: Progress) -> FitOptions:
 
 def plain(options: FitOptions) -> FitOptions:
     """The options of an adapted fit without the adapting."""
-    model = next((plain for plain, adapted in ADAPTED.items() if adapted == options.model), options.model)
-    return replace(options, model=model, minutes=None, adapt="off")
+    return replace(options, model=PLAIN.get(options.model, options.model), minutes=None, adapt="off")
 
 
 def not_adapted(model: str, why: object) -> str:

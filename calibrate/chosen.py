@@ -54,7 +54,7 @@ def fit_options(options: argparse.Namespace) -> FitOptions:
     _not_of_trained(options)
     if options.weights is not None and not named and options.model not in EFFICIENTAD:
         raise SettingsError("--weights goes with a --backbone by name, as in resnet18; leave it out")
-    if model == "patchcore" and options.reduction is not None and options.dimensions is None:
+    if model.startswith("patchcore") and options.reduction is not None and options.dimensions is None:
         raise SettingsError("--reduction goes with --dimensions here, else nothing is left out; leave it out")
     if adapts and (options.minutes is not None or options.steps is not None):
         raise SettingsError(

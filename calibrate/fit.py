@@ -117,24 +117,31 @@ def fit(plan: Plan, progress: Progress) -> Recipe:
     """Fit, calibrate the limit, build the graph, and publish a new recipe version that passed its gate."""
     if plan.light is not None and plan.options.relight is None and not plan.undamped:
         progress.note(PASSES)
+    return _settled(plan, progress)
+
+
+def _settled(plan: Plan, progress: Progress) -> Recipe:
+    """Fit, or what takes its place: without damping, without networks, by padim."""
+    undamped = False
     try:
         return _fitted(plan, progress)
     except NothingGainedError as error:
-        options, instead = plain(plan.options), ""
+        options, instead, unasked = plain(plan.options), plan.instead, plan.unasked
         progress.note(not_adapted(options.model, error))
     except TooAlikeError:
         if not (plan.damps or plan.unasked):
             raise
         progress.note(UNDAMPED if plan.damps else INSTEAD)
-        options, instead = replace(plain(plan.options), model="padim"), INSTEAD
+        options = replace(plain(plan.options), model="padim", adapt=plan.options.adapt)
+        instead, unasked, undamped = INSTEAD, False, plan.damps
     # Out here, where no traceback holds what the first fit had in memory.
-    if plan.damps:
-        return fit(replace(plan, undamped=True), progress)
-    other = replace(prepare(options, progress, plan.good), instead=instead)
-    if instead:
+    if undamped:
+        return _settled(replace(plan, undamped=True), progress)
+    other = replace(prepare(options, progress, plan.good), instead=instead, unasked=unasked)
+    if instead and not plan.instead:
         for line in estimate(other).lines():
             progress.note(line)
-    return _fitted(other, progress)
+    return _settled(other, progress)
 
 
 def _fitted(plan: Plan, progress: Progress) -> Recipe:

@@ -19,6 +19,7 @@ Model = Literal[
 EFFICIENTAD: tuple[Model, ...] = ("efficientad-s", "efficientad-m", "efficientad-lite")
 # What a kind becomes by --adapt.
 ADAPTED: dict[Model, Model] = {"patchcore": "patchcore-seg", "padim": "padim-seg"}
+PLAIN = {adapted: plain for plain, adapted in ADAPTED.items()}
 ADAPT_FEWEST = 80  # good frames for these: what does not know a quarter of them knows 60
 # Kinds that train a network: once, so nothing can be added to it.
 TRAINED = (*EFFICIENTAD, *ADAPTED.values())

@@ -801,7 +801,7 @@ def test_flags_without_effect_are_refused(parts, tmp_path, capsys, more, says):
 def test_training_flags_go_with_no_other_model(parts, tmp_path, capsys, flag):
     asked = ["fit", str(parts), "--product", "flange", "--recipes", str(tmp_path), flag, "3"]
     assert main(asked) != 0
-    assert "--model efficientad-... or padim-seg only" in capsys.readouterr().err
+    assert "--model efficientad-... or patchcore-seg or padim-seg only" in capsys.readouterr().err
 
 
 def test_without_torch_one_line_says_what_to_install(parts, tmp_path):

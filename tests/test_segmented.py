@@ -20,6 +20,7 @@ torch = pytest.importorskip("torch")
 from calibrate import adapt  # noqa: E402
 from calibrate.bank import Bank  # noqa: E402
 from calibrate.blind import Blind  # noqa: E402
+from calibrate.candidates import counting  # noqa: E402
 from calibrate.cli import main  # noqa: E402
 from calibrate.extend import Wanted, prepare_extension  # noqa: E402
 from calibrate.fit import estimate, fit  # noqa: E402
@@ -38,7 +39,7 @@ from calibrate.segmented.network import (  # noqa: E402
     lengths,
 )
 from calibrate.segmented.strikes import Strikes, together  # noqa: E402
-from calibrate.segmented.train import Check, Part, Training  # noqa: E402
+from calibrate.segmented.train import Check, Part, Seen, Training  # noqa: E402
 from calibrate.sums import Sums  # noqa: E402
 from inspectord.errors import FitError  # noqa: E402
 from inspectord.inspect import Inspector, check_golden  # noqa: E402
@@ -227,7 +228,7 @@ def test_of_a_large_frame_a_window_is_struck_and_gross_rectangles_lie_within(mon
 def test_a_network_learns_to_tell_families_that_it_is_not_shown(plan, known):
     """Where nothing is learned, as with a rate of 0, all cells are alike to it: 0.5."""
     strikes, everything = Strikes(plan), np.arange(FRAMES)
-    check = Check.of(strikes, [Part(everything[::2], known)], 40, (3,))
+    check = Check.of(strikes, [Part(everything[::2], known)], 40, (3,), 1.0)
     parts = [Part(everything[1::2], known)]
     torch.manual_seed(0)
     training = Training(
@@ -244,7 +245,7 @@ def test_a_network_learns_to_tell_families_that_it_is_not_shown(plan, known):
 
 def test_training_stops_in_time_and_where_it_finds_no_more(monkeypatch, plan, known):
     strikes, everything = Strikes(plan), np.arange(FRAMES)
-    check = Check.of(strikes, [Part(everything, known)], 16, (3,))
+    check = Check.of(strikes, [Part(everything, known)], 16, (3,), 1.0)
     parts = [Part(everything, known)]
 
     def training(until=math.inf):
@@ -269,7 +270,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_step(plan, known):
     broken = Known(Gaussians(known.gaussians.mean, known.gaussians.root * math.nan))
     everything = np.arange(FRAMES)
     strikes = Strikes(plan)
-    check = Check.of(strikes, [Part(everything, known)], 16, (3,))
+    check = Check.of(strikes, [Part(everything, known)], 16, (3,), 1.0)
     segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0)
     training = Training(segmenter, strikes, [Part(everything, broken)], check, 5, (0,))
     with pytest.raises(
@@ -282,8 +283,8 @@ def test_a_loss_that_is_not_finite_ends_the_training_with_its_step(plan, known):
 def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_path, model, augment):
     """Fails where a network is asked of its own half, where it was chosen by a frame that it is asked of, or
     where Gaussians or a bank are not those without the frame's part."""
-    known, chosen, asked = [], [], []
-    real_check, real_distances = kind.Check.of, kind.distances
+    known, chosen, asked, lying = [], [], [], []
+    real_check, real_distances, real_away = kind.Check.of, kind.distances, Known.away_of
 
     def check_of(strikes, parts, *rest):
         chosen.append(set(np.concatenate([part.members for part in parts]).tolist()))
@@ -294,13 +295,19 @@ def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_p
             super().__init__(segmenter, strikes, parts, *rest)
             known.append((set(np.concatenate([part.members for part in parts]).tolist()), self))
 
-    def judged(known, segmenters, far, embeddings):
-        asked.append((known, segmenters, far, embeddings))
-        return real_distances(known, segmenters, far, embeddings)
+    def judged(gaussians, segmenters, away, embeddings):
+        asked.append((gaussians, segmenters, away, embeddings))
+        return real_distances(gaussians, segmenters, away, embeddings)
+
+    def away_of(self, embeddings):
+        found = real_away(self, embeddings)
+        lying.append((self, found))
+        return found
 
     monkeypatch.setattr(kind.Check, "of", check_of)
     monkeypatch.setattr(kind, "Training", Watched)
     monkeypatch.setattr(kind, "distances", judged)
+    monkeypatch.setattr(Known, "away_of", away_of)
     plan = prepare(options(parts, tmp_path, model=model, augment=augment, steps=1), Silent())
     fit(plan, Silent())
     copies = 1 + augment
@@ -314,27 +321,26 @@ def test_a_frame_is_judged_by_what_knows_nothing_of_it(monkeypatch, parts, tmp_p
         assert not {sample // copies for sample in taught} & {sample // copies for sample in asked_of}
     assert len(asked) == FRAMES
     x = np.stack([embeddings for *_, embeddings in asked]).transpose(1, 0, 2).astype(np.float64)
-    for number, (without, (segmenter,), _, _) in enumerate(asked):
+    farthest = [found[counting(plan)].max() for _, found in lying[:FRAMES]]
+    for number, (gaussians, (segmenter,), away, _) in enumerate(asked):
+        without, found = lying[number]
         (own,) = [index for index, (_, training) in enumerate(known) if training.kept is segmenter]
         assert number not in frame_of[own]
+        assert gaussians is without.gaussians
+        rest = [value for other, value in enumerate(farthest) if other % 4 != number % 4]
+        np.testing.assert_allclose(away * np.quantile(rest, 0.99), found, rtol=1e-5)
         others = x[:, np.arange(FRAMES) % 4 != number % 4]
         if without.bank is not None:
-            np.testing.assert_allclose(without.gaussians.mean[0], others.mean((0, 1)), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(gaussians.mean[0], others.mean((0, 1)), rtol=1e-4, atol=1e-5)
             members = (without.bank.members + without.bank.centre)[:: len(without.bank.members) // 20]
             apart = np.linalg.norm(others.reshape(-1, 1, x.shape[2]) - members, axis=2).min(0)
             assert apart.max() < 1e-4
         elif not augment:
-            np.testing.assert_allclose(without.gaussians.mean, others.mean(1), rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(gaussians.mean, others.mean(1), rtol=1e-4, atol=1e-5)
     if model == "padim-seg" and not augment:
         covariance = np.cov(x[0, np.arange(FRAMES) % 4 != 3].T) + 0.01 * np.eye(x.shape[2])
-        np.testing.assert_allclose(
-            asked[3][0].gaussians.root[0], inverse_root(covariance[None])[0], rtol=1e-3, atol=1e-3
-        )
-    if not augment:
-        farthest = [each[0].away_of(each[3]).max() for each in asked]
-        for part in range(4):
-            rest = [value for number, value in enumerate(farthest) if number % 4 != part]
-            assert asked[part][2] == pytest.approx(np.quantile(rest, 0.99))
+        root = inverse_root(covariance[None])[0]
+        np.testing.assert_allclose(asked[3][0].root[0], root, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("model", ADAPTED.values())
@@ -358,7 +364,7 @@ def test_a_fit_publishes_an_ordinary_recipe_and_repeats_itself(parts, tmp_path, 
 def test_of_each_batch_that_is_drawn_several_steps_are_taken(monkeypatch, plan, known):
     """One with itself; the others with one of the latest, whichever the seed says."""
     strikes, everything, drawn, taken = Strikes(plan), np.arange(FRAMES), [], []
-    check = Check.of(strikes, [Part(everything, known)], 16, (3,))
+    check = Check.of(strikes, [Part(everything, known)], 16, (3,), 1.0)
     real_draw, real_loss = Strikes.draw, Training._loss
 
     def draw(self, *rest, **more):
@@ -392,7 +398,25 @@ def test_progress_follows_the_steps_or_the_clock_whichever_is_ahead(monkeypatch)
     assert list(kind._percents(Steps(), steps=5, until=math.inf)) == list(range(1, 101))
 
 
-def test_frames_too_alike_for_patchcore_become_plain_padim(tmp_path):
+@pytest.mark.parametrize("model", ADAPTED.values())
+def test_what_is_ignored_neither_teaches_nor_judges_a_network(parts, tmp_path, model):
+    """Patches of what is filled in lie farther than any other from a bank that never saw one."""
+    half = ((0, 0), (48, 0), (48, 80), (0, 80))
+    plan = prepare(options(parts, tmp_path, model=model, ignore_polygons=(half,)), Silent())
+    strikes, counts = Strikes(plan), torch.from_numpy(counting(plan))
+    assert 0 < counts.sum() < len(counts)
+    residuals = torch.rand(2, plan.positions, plan.reduction.dimensions)
+    away = torch.where(counts, 1.0, 100.0).expand(2, -1)
+    seen = Seen(residuals, away)
+    assert seen.image_scores(lambda _, away: away, strikes.counting).tolist() == [1.0, 1.0]
+    segmenter = Segmenter(plan.geometry, plan.reduction.dimensions, least=1.0)
+    check, some = Check(seen, (seen,), strikes.counting), [Part(np.arange(4), None)]
+    training = Training(segmenter, strikes, some, check, 1, (0,))
+    cover = torch.where(counts, 0.0, 1.0).expand(2, -1)
+    assert training._loss(residuals, cover) == training._loss(residuals, torch.zeros_like(cover))
+
+
+def test_frames_too_alike_for_patchcore_are_adapted_with_padim(tmp_path):
     part = cv2.circle(np.full((64, 64), 60, np.uint8), (32, 32), 20, 180, -1)
     for number in range(FRAMES):
         noise = np.random.default_rng(number).normal(0, 0.5, part.shape)
@@ -400,8 +424,8 @@ def test_frames_too_alike_for_patchcore_become_plain_padim(tmp_path):
     with pytest.raises(FitError, match="so nearly that patchcore can't tell them apart; take --model padim"):
         run(tmp_path, tmp_path, model="patchcore-seg")
     told = Silent()
-    recipe = run(tmp_path, tmp_path, told, model="usual", adapt="auto", steps=None)
-    assert recipe.spec.model.kind == "padim"
+    recipe = run(tmp_path, tmp_path, told, model="usual", adapt=0.01, steps=None)
+    assert recipe.spec.model.kind == "padim-seg"
     assert any(note.startswith("warning: good frames are too alike for patchcore") for note in told.notes)
 
 
@@ -435,7 +459,7 @@ def test_where_no_defect_can_be_made_up_the_fit_says_so(monkeypatch, plan, known
     nowhere = Strikes(plan)
     nowhere._valid[:] = False
     with pytest.raises(FitError, match=r"no defect could be made up .* choose another --roi or mask"):
-        Check.of(nowhere, [Part(np.arange(8), known)], 8, (0,))
+        Check.of(nowhere, [Part(np.arange(8), known)], 8, (0,), 1.0)
 
 
 def test_frames_that_are_all_the_same_are_refused(monkeypatch, parts, tmp_path):
@@ -557,24 +581,31 @@ def test_without_torch_auto_fits_plainly_and_minutes_are_refused(monkeypatch, tm
         adapting(tmp_path, 5.0)
 
 
-@pytest.mark.parametrize("gain", [0.01, 0.0])
-def test_auto_keeps_padim_where_the_networks_find_no_more(monkeypatch, parts, tmp_path, gain):
-    """Minutes keep what was asked for, and warn."""
-    monkeypatch.setattr(Check, "found", lambda self, segmenter: 0.7 + gain)
+@pytest.mark.parametrize(
+    ("plain", "adapted", "gain"), [("padim", "padim-seg", 0.01), *((*each, 0.0) for each in ADAPTED.items())]
+)
+def test_auto_keeps_the_plain_kind_where_the_networks_find_no_more(
+    monkeypatch, parts, tmp_path, plain, adapted, gain
+):
+    """Minutes keep what was asked for, and warn. What is no gain is found once: nothing is trained again."""
+    asked = []
+    monkeypatch.setattr(Check, "found", lambda self, segmenter: asked.append(1) or 0.7 + gain)
     monkeypatch.setattr(Check, "by_distance", lambda self: 0.7)
     monkeypatch.setattr(kind, "STEPS", 1)
     said = "defects of kinds that the networks were not shown they find, as image AUROC"
-    for wanted, kept in (("auto", "padim-seg" if gain else "padim"), (1.0, "padim-seg")):
+    for wanted, kept in (("auto", adapted if gain else plain), (1.0, adapted)):
         progress = Silent()
-        recipe = run(parts, tmp_path, progress, model="padim", adapt=wanted, steps=None)
+        asked.clear()
+        recipe = run(parts, tmp_path, progress, model=plain, adapt=wanted, steps=None)
+        assert len(asked) == 2
         assert recipe.spec.model.kind == kept
         (note,) = [note for note in progress.notes if said in note]
         assert note.startswith("warning: nothing is gained") == (not gain and wanted == 1.0)
-        assert note.startswith("plain padim is fitted, not adapted to the part") == (kept == "padim")
-    plainly = run(parts, tmp_path, model="padim", steps=None)
+        assert note.startswith(f"plain {plain} is fitted, not adapted to the part") == (kept == plain)
+    plainly = run(parts, tmp_path, model=plain, steps=None)
     assert recipe.hash != plainly.hash
     if not gain:
-        recipe = run(parts, tmp_path, model="padim", adapt="auto", steps=None)
+        recipe = run(parts, tmp_path, model=plain, adapt="auto", steps=None)
         assert recipe.hash == plainly.hash  # to the bit what was fitted without --adapt
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,8 +30,7 @@ import torch
 from calibrate.adapt import NothingGainedError, refused
 from calibrate.backbones import Backbone
 from calibrate.candidates import counting
-from calibrate.folds import Indices
-from calibrate.kinds import Cost, Kind, Learned
+from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned
 from calibrate.options import ADAPT_FEWEST, FitOptions
 from calibrate.pretrain import defects
 from calibrate.progress import Progress
@@ -43,7 +42,7 @@ from calibrate.segmented.network import (
     distances,
 )
 from calibrate.segmented.strikes import Strikes, together, window_pixels
-from calibrate.segmented.train import LATEST, STEPS_A_DRAW, Check, Part, Training, batch, checked
+from calibrate.segmented.train import LATEST, STEPS_A_DRAW, Check, Part, Trained, Training, batch, checked
 from calibrate.spool import Spool
 from calibrate.tiles import Doubles
 from inspectord.errors import FitError
@@ -102,7 +101,9 @@ class Segmented(Kind):
         """
         p, d = plan.positions, plan.reduction.dimensions
         roi = plan.region.roi
-        maps = 4 * p * (batch(p) * ((6 + LATEST) * d + 8 * WIDTH) + 3 * checked(p) * (d + 1))
+        # What a network learns from and is asked of; while that is brought together there is more of it.
+        frames = max(LATEST * batch(p) + 3 * checked(p), 6 * checked(p))
+        maps = 4 * p * (batch(p) * (6 * d + 8 * WIDTH) + frames * (d + 1))
         struck = STRIKING * 12 * window_pixels(roi) * min(batch(p), together(roi))
         memory = LIBRARY_MB + max(cost.memory_mb, learning_mb + (maps + struck) / 1e6)
         if memory > plan.options.memory_mb:
@@ -124,41 +125,41 @@ class Segmented(Kind):
     def learn(self, plan: Plan, embeddings: Iterable[Floats], folder: Path, progress: Progress) -> Learned:
         features, parted, whole = self.known(plan, embeddings, folder, progress)
         part_of, measured = plan.folds.of_frame, np.flatnonzero(plan.folds.measured)
-        counts = counting(plan)
-        farthest = np.array(
-            [
-                parted[part_of[i]].away_of(features.read_frame(i))[counts].max(initial=0)
-                for i in progress.track(measured.tolist(), "measuring held-out frames")
-            ]
-        )
+        away, counts = Spool(folder, len(measured), plan.positions, 1, plan.positions), counting(plan)
+        farthest = np.zeros(len(measured))
+        for number, sample in progress.track(list(enumerate(measured.tolist())), "measuring held-out frames"):
+            lies = parted[part_of[sample]].away_of(features.read_frame(sample))
+            away.write_frame(number, lies[:, None])
+            farthest[number] = lies[counts].max(initial=0)
         self.check_told(plan, whole, farthest)
-        strikes = Strikes(plan)
-        trained = [
-            self._trained(
-                plan, strikes, half, parted, _far(farthest[np.isin(part_of[measured], half)]), progress
-            )
-            for half in HALVES
-        ]
-        self._check_gain(plan, trained, progress)
-        networks = tuple(training.kept for training in trained)
-
         # What is called far must not know the frame that is judged by it.
         far = [_far(farthest[part_of[measured] != part]) for part in range(PARTS)]
+        of_halves = [_far(farthest[np.isin(part_of[measured], half)]) for half in HALVES]
+        if not min(*far, *of_halves) > 0:
+            raise FitError(ALL_THE_SAME)
+        strikes = Strikes(plan)
+        trained = [
+            self._trained(plan, strikes, half, parted, each, progress)
+            for half, each in zip(HALVES, of_halves, strict=True)
+        ]
+        self._check_gain(plan, trained, progress)
+        networks = tuple(each.network for each in trained)
         head = SegmentedHead(whole, networks, _far(farthest), plan.geometry)
-
-        def held_out(sample: int) -> Floats:
+        for number, sample in progress.track(list(enumerate(measured.tolist())), "asking the other network"):
             part = int(part_of[sample])
             stranger = next(number for number, half in enumerate(HALVES) if part not in half)
-            return distances(parted[part], (networks[stranger],), far[part], features.read_frame(sample))
-
-        away = _spooled(folder, plan.positions, measured, held_out)
-        repeated = _spooled(
-            folder, plan.positions, plan.checked, lambda number: head.distances(features.read_frame(number))
-        )
+            lies = away.read_frame(number)[:, 0] / np.float32(far[part])
+            found = distances(
+                parted[part].gaussians, (networks[stranger],), lies, features.read_frame(sample)
+            )
+            away.write_frame(number, found[:, None])
+        repeated = Spool(folder, len(plan.checked), plan.positions, 1, plan.positions)
+        for number, sample in enumerate(plan.checked.tolist()):
+            repeated.write_frame(number, head.distances(features.read_frame(sample))[:, None])
         features.close()
         parameters = {
             **self.parameters(plan, whole),
-            "steps": ", ".join(str(training.kept_step) for training in trained),
+            "steps": ", ".join(str(each.step) for each in trained),
             "far": head.far,
         }
         return Learned(head, away, repeated, parameters)
@@ -171,7 +172,7 @@ class Segmented(Kind):
         parted: tuple[Known, ...],
         far: float,
         progress: Progress,
-    ) -> Training:
+    ) -> Trained:
         """A run over, of a network that has seen nothing of the other half."""
         options, steps = plan.options, plan.options.steps or STEPS
         began = time.monotonic()
@@ -195,12 +196,12 @@ class Segmented(Kind):
                 f"warning: time was up after step {training.kept_step} of {steps}, so the same seed may give "
                 f"another recipe; give it more with --adapt {MORE}, or --model {self.name} --minutes {MORE}"
             )
-        return training
+        return training.trained
 
-    def _check_gain(self, plan: Plan, trained: list[Training], progress: Progress) -> None:
+    def _check_gain(self, plan: Plan, trained: list[Trained], progress: Progress) -> None:
         """Say what the networks find. Raises NothingGainedError where it is no more, and auto was wanted."""
-        found = float(np.mean([training.found for training in trained]))
-        before = float(np.mean([training.by_distance for training in trained]))
+        found = float(np.mean([each.found for each in trained]))
+        before = float(np.mean([each.by_distance for each in trained]))
         said = (
             "of made-up defects of kinds that the networks were not shown they find, as image AUROC, "
             f"{found:.3f}, distances alone {before:.3f}"
@@ -214,9 +215,8 @@ class Segmented(Kind):
                 f"warning: nothing is gained here: {said}; --model {self.plain} without --adapt is as good"
             )
 
-    @abstractmethod
     def check_told(self, plan: Plan, whole: Known, farthest: Doubles) -> None:
-        """Raises FitError where good frames, held out, lie nowhere apart."""
+        """Raises FitError where float32 can't tell held-out good frames apart; farthest is of each."""
 
     @abstractmethod
     def parameters(self, plan: Plan, whole: Known) -> dict[str, Any]:
@@ -225,13 +225,6 @@ class Segmented(Kind):
 
 def _far(farthest: Doubles) -> float:
     return float(np.quantile(farthest, FAR))
-
-
-def _spooled(folder: Path, positions: int, samples: Indices, judged: Callable[[int], Floats]) -> Spool:
-    spool = Spool(folder, len(samples), positions, 1, positions)
-    for number, sample in enumerate(samples.tolist()):
-        spool.write_frame(number, judged(sample)[:, None])
-    return spool
 
 
 def _percents(training: Training, steps: int, until: float) -> Iterator[int]:

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from calibrate.candidates import Candidates, Ground, Sizes, counting
 from calibrate.graph import Reduction
-from calibrate.kinds import ALL_THE_SAME, Cost, TooAlikeError
+from calibrate.kinds import Cost, TooAlikeError
 from calibrate.options import FitOptions
 from calibrate.padim import DIMENSIONS, READ_MB, reduce_dimensions
 from calibrate.patchcore import PatchCore, bank_parameters, chosen
@@ -25,7 +25,6 @@ from calibrate.spool import Spool
 from calibrate.sums import Sums
 from calibrate.tile_banks import TOO_ALIKE
 from calibrate.tiles import Doubles
-from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
@@ -79,10 +78,6 @@ class PadimSeg(Segmented):
                     gaussians.write(start, sums.minus(Sums.of(x[:, part_of == part])), plan.options.epsilon)
         return features, tuple(map(Known, parts)), Known(whole)
 
-    def check_told(self, plan: Plan, whole: Known, farthest: Doubles) -> None:
-        if not farthest.any():
-            raise FitError(ALL_THE_SAME)
-
     def parameters(self, plan: Plan, whole: Known) -> dict[str, Any]:
         return {"epsilon": plan.options.epsilon}
 
@@ -114,21 +109,19 @@ class PatchCoreSeg(Segmented):
         size, part_of = Sizes.of(plan), plan.folds.of_frame
         features = Spool(folder, plan.embedded, plan.positions, size.dimensions, plan.positions)
         candidates, counts = Candidates(Ground.of(plan), size), counting(plan)
-        sums: list[Sums | None] = [None] * PARTS
+        sums: dict[int, Sums] = {}
         for index, values in enumerate(embeddings):
             features.write_frame(index, values)
             if index < plan.samples:
                 candidates.take(index, values)
                 of_frame, part = Sums.of(values[None, counts].astype(np.float64)), int(part_of[index])
-                before = sums[part]
-                sums[part] = of_frame if before is None else before.plus(of_frame)
-        of_parts = [each for each in sums if each is not None]
-        everything = functools.reduce(Sums.plus, of_parts)
+                sums[part] = sums[part].plus(of_frame) if part in sums else of_frame
+        everything = functools.reduce(Sums.plus, sums.values())
         members, per_part = chosen(plan, candidates, size.members, folder, progress)
         rows = candidates.rows(features.read_frame, np.concatenate([members, *per_part.values()]))
         parts = tuple(
-            Known(_gaussian(everything.minus(each)), candidates.bank(per_part[part], rows))
-            for part, each in enumerate(of_parts)
+            Known(_gaussian(everything.minus(sums[part])), candidates.bank(per_part[part], rows))
+            for part in range(PARTS)
         )
         return features, parts, Known(_gaussian(everything), candidates.bank(members, rows))
 
@@ -137,8 +130,7 @@ class PatchCoreSeg(Segmented):
             raise TooAlikeError(TOO_ALIKE)
 
     def parameters(self, plan: Plan, whole: Known) -> dict[str, Any]:
-        size = Sizes.of(plan)
-        return bank_parameters(plan, size, size.members)
+        return bank_parameters(plan, Sizes.of(plan), 0 if whole.bank is None else len(whole.bank.members))
 
 
 def _gaussian(sums: Sums) -> Gaussians:

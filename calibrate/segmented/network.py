@@ -149,13 +149,13 @@ class Known:
         """(n, positions) of both, (n, positions, d)."""
         if self.bank is None:
             return lengths(residuals)
-        found = [self.bank.distances(each) for each in embeddings.numpy()]
-        return torch.from_numpy(np.array(found, np.float32))
+        found = np.array([self.bank.distances(each) for each in embeddings.numpy()], np.float32)
+        return torch.from_numpy(found.reshape(embeddings.shape[:2]))
 
     def away_of(self, embeddings: Floats) -> Floats:
         """(positions,) of embeddings (positions, d)."""
         x = torch.from_numpy(embeddings)[None]
-        found: Floats = self.away(x, self.gaussians.residuals(x))[0].numpy()
+        found: Floats = self.away(x, self.gaussians.residuals(x) if self.bank is None else x)[0].numpy()
         return found
 
 
@@ -170,7 +170,8 @@ class SegmentedHead:
 
     def distances(self, embeddings: Floats) -> Floats:
         """(positions,) of embeddings (positions, d), by torch."""
-        return distances(self.known, self.segmenters, self.far, embeddings)
+        away = self.known.away_of(embeddings) / np.float32(self.far)
+        return distances(self.known.gaussians, self.segmenters, away, embeddings)
 
     def build(self, embeddings: ov.Output) -> ov.Output:
         positions, d = embeddings.get_shape()
@@ -200,13 +201,17 @@ class SegmentedHead:
         return op.multiply(mean, beyond).output(0)
 
 
-def distances(known: Known, segmenters: tuple[Segmenter, ...], far: float, embeddings: Floats) -> Floats:
-    """(positions,) of embeddings (positions, d), by torch: the mean of what the networks give."""
-    x = torch.from_numpy(embeddings)[None]
+def distances(
+    gaussians: Gaussians, segmenters: tuple[Segmenter, ...], away: Floats, embeddings: Floats
+) -> Floats:
+    """(positions,) of embeddings (positions, d), by torch: the mean of what the networks give.
+
+    away (positions,) is in units of what is called far.
+    """
     with torch.no_grad():
-        residuals = known.gaussians.residuals(x)
-        away = known.away(x, residuals) / far
-        given = [segmenter.distances(residuals, away)[0] for segmenter in segmenters]
+        residuals = gaussians.residuals(torch.from_numpy(embeddings)[None])
+        beyond = torch.from_numpy(away)[None]
+        given = [segmenter.distances(residuals, beyond)[0] for segmenter in segmenters]
         found: Floats = torch.stack(given).mean(0).numpy()
     return found
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from calibrate.candidates import counting
 from calibrate.folds import Indices
 from calibrate.graph import tile_model
 from calibrate.pretrain import defects
@@ -28,11 +29,11 @@ GROSS_SIDES = (1 / 16, 1 / 3)  # of the window's
 
 
 class Strikes:
-    """Draws them from a plan's samples."""
+    """Draws them from a plan's samples. counting (positions,) are those whose cell counts in the map."""
 
     def __init__(self, plan: Plan) -> None:
         options = plan.options
-        self._plan, self.positions = plan, plan.positions
+        self._plan, self.counting = plan, torch.from_numpy(counting(plan))
         model = compile_model(plan.graph, options.device, plan.hint, options.threads)
         self._features = model.create_infer_request()
         cut = tile_model(plan.frame, plan.geometry, None)

@@ -61,11 +61,11 @@ class Seen:
     residuals: Tensor
     away: Tensor  # in units of what is called far
 
-    def image_scores(self, judged: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """(n,) the highest of what is judged, from both, of a batch at once."""
+    def image_scores(self, judged: Callable[[Tensor, Tensor], Tensor], counting: Tensor) -> Tensor:
+        """(n,) the highest of what is judged, from both, where it counts; of a batch at once."""
         few = batch(self.away.shape[1])
         pairs = zip(self.residuals.split(few), self.away.split(few), strict=True)
-        return torch.cat([judged(*pair).amax(1) for pair in pairs])
+        return torch.cat([judged(*pair)[:, counting].amax(1) for pair in pairs])
 
 
 @dataclass(frozen=True)
@@ -74,17 +74,18 @@ class Check:
 
     good: Seen
     struck: tuple[Seen, ...]
+    counting: Tensor  # positions whose cell counts, (positions,)
 
     @classmethod
     def of(
-        cls, strikes: Strikes, parts: Sequence[Part], most: int, seed: tuple[int, ...], far: float = 1.0
+        cls, strikes: Strikes, parts: Sequence[Part], most: int, seed: tuple[int, ...], far: float
     ) -> Check:
         """Of so many samples at most. Raises FitError where no defect lies within what the recipe sees."""
         rng = np.random.default_rng((*seed, 1))
         found: list[list[tuple[Tensor, Tensor]]] = [[], [], []]
         for part in parts:
             samples = evenly(part.members, most // len(parts))
-            few = batch(strikes.positions)
+            few = batch(len(strikes.counting))
             for first, (kept, amount) in product(
                 range(0, len(samples), few), zip(found, (0.0, 1.0, FAINT), strict=True)
             ):
@@ -99,7 +100,7 @@ class Check:
                 "no defect could be made up where the recipe looks; choose another --roi or mask, or do "
                 "without --adapt"
             )
-        return cls(good, tuple(struck))
+        return cls(good, tuple(struck), strikes.counting)
 
     def found(self, segmenter: Segmenter) -> float:
         """Image AUROC, mean of strong and faint defects."""
@@ -111,8 +112,20 @@ class Check:
 
     def _mean(self, judged: Callable[[Tensor, Tensor], Tensor]) -> float:
         with torch.no_grad():
-            good, *struck = (each.image_scores(judged).numpy() for each in (self.good, *self.struck))
+            good, *struck = (
+                each.image_scores(judged, self.counting).numpy() for each in (self.good, *self.struck)
+            )
         return float(np.mean([auroc(good, each) for each in struck]))
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is kept of a training: a network, after which step, and what it finds for what distances find."""
+
+    network: Segmenter
+    step: int
+    found: float
+    by_distance: float
 
 
 class Training:
@@ -131,7 +144,7 @@ class Training:
         """until, on the monotonic clock, ends it before: then the same seed may give another result."""
         self._segmenter, self._strikes, self._parts, self._check = segmenter, strikes, parts, check
         self._steps, self._seed, self._until = steps, seed, until
-        self.by_distance = check.by_distance()
+        self._by_distance = check.by_distance()
         self._everything = np.concatenate([part.members for part in parts])
         self._latest: deque[tuple[Tensor, Tensor]] = deque(maxlen=LATEST)
         self._average = torch.optim.swa_utils.AveragedModel(
@@ -139,6 +152,11 @@ class Training:
         )
         self._optimiser = torch.optim.AdamW(segmenter.parameters(), lr=RATE, weight_decay=DECAY)
         self.kept, self.kept_step, self.found, self.late = copy.deepcopy(segmenter), 0, 0.0, False
+
+    @property
+    def trained(self) -> Trained:
+        """The network that was kept, once it has run."""
+        return Trained(self.kept, self.kept_step, self.found, self._by_distance)
 
     def run(self) -> Iterator[int]:
         """Train, and give the number of steps done. Raises FitError where the loss stops being finite."""
@@ -181,7 +199,7 @@ class Training:
         """Residuals of a batch, some of it struck, and what share of every cell is."""
         rng = np.random.default_rng((*self._seed, 0, step))
         part = self._parts[int(rng.integers(len(self._parts)))]
-        count = min(batch(self._strikes.positions), len(part.members))
+        count = min(batch(len(self._strikes.counting)), len(part.members))
         samples = rng.choice(part.members, count, replace=False)
         sources = rng.choice(self._everything, count)
         amounts = rng.choice(AMOUNTS, count, p=CHANCES) * (rng.random(count) < STRUCK)
@@ -190,7 +208,7 @@ class Training:
 
     def _loss(self, residuals: Tensor, cover: Tensor) -> Tensor:
         logits, defective = self._segmenter(residuals), (cover > CLEAR).float()
-        told = (cover > CLEAR) | (cover == 0)
+        told = ((cover > CLEAR) | (cover == 0)) & self._strikes.counting
         missing = (defective - torch.sigmoid(logits)).abs() ** FOCUS
         each = functional.binary_cross_entropy_with_logits(logits, defective, reduction="none")
-        return (each * missing * told).sum() / (defective.sum() + 20)
+        return (each * missing * told).sum() / ((defective * told).sum() + 20)
