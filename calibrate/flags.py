@@ -253,7 +253,7 @@ def add_training(parser: argparse.ArgumentParser) -> None:
         "--steps",
         type=texts.number(1),
         metavar="N",
-        help="default for efficientad-s and -m: 70000, the paper's; for ...-seg: at most 1000 a network",
+        help="default for efficientad-s and -m: 70000, the paper's; for ...-seg: at most 500 a network",
     )
     add(
         "--minutes",

@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from calibrate.plan import Plan
 
 PARTS, HALVES = 4, ((0, 1), (2, 3))
-STEPS, MINUTES = 1000, 5.0  # of each network, at most; of both
+STEPS, MINUTES = 500, 5.0  # of each network, at most; of both
 MORE = 15  # minutes, where those are too few
 CHECKS = 4  # of a network's frames one in so many says when to stop
 FAR = 0.99  # of the good frames, held out, have no patch that lies farther than what is called far
