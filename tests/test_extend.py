@@ -412,6 +412,7 @@ def test_the_statistics_of_a_fit_do_not_depend_on_where_the_frames_lie(runs, fla
 
 def test_the_command_makes_the_next_version_and_says_what_it_means(runs, flange, tmp_path, capsys):
     words = ["extend", "flange", str(runs[1]), "--recipes", str(tmp_path / "recipes"), "--threads", "1"]
+    words += ["--memory-mb", "100000"]
     assert main(words) == 0
     said = capsys.readouterr()
     assert "recipe flange/0002 is active" in said.out

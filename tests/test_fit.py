@@ -196,7 +196,7 @@ def test_an_own_trainings_weights_take_the_place_of_the_bundled_ones(good, tmp_p
     asked = (
         "--recipes",
         str(tmp_path / "recipes"),
-        *["--product", "flange", "--threads", "1", "--model", "padim"],
+        *["--product", "flange", "--threads", "1", "--memory-mb", "100000"],
     )
     assert (
         main(["fit", str(good), *asked, "--model", "padim", "--backbone", "bundled", "--weights", str(own)])
