@@ -20,8 +20,8 @@ from inspectord.recipe import RecipeToml
 
 SIDE, WIDEST, HIGHEST = 400, 960, 640  # a picture's area and sides in px: six of pure noise make 1 MB
 METHODS = {
-    "padim-seg": " (what differs from PaDiM's Gaussians, told by networks that were shown made-up defects)",
-    "patchcore-seg": " (patches far from PatchCore's, told by networks that were shown made-up defects)",
+    kind: f" (what differs from {normal}, told by networks that were shown made-up defects)"
+    for kind, normal in (("patchcore-seg", "PatchCore's bank"), ("padim-seg", "PaDiM's Gaussians"))
 }
 HEAT_FULL = 2.0  # times the limit, as in the daemon's overlays: a colour means the same in both
 LISTED = 10
