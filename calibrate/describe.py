@@ -99,9 +99,8 @@ def _folds_now(plan: Plan) -> str:
         )
     if plan.folds.leave_one_out:
         return "leave-one-out"
-    learned = (
-        ", each judged by the network that learned on others" if plan.kind.name in ADAPTED.values() else ""
-    )
+    adapted = plan.kind.name in ADAPTED.values()
+    learned = ", each judged by the network that learned on others" if adapted else ""
     return f"{len(np.unique(plan.folds.of_frame))} folds{learned}"
 
 

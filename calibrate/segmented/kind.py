@@ -34,13 +34,7 @@ from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned
 from calibrate.options import ADAPT_FEWEST, FitOptions
 from calibrate.pretrain import defects
 from calibrate.progress import Progress
-from calibrate.segmented.network import (
-    WIDTH,
-    Known,
-    SegmentedHead,
-    Segmenter,
-    distances,
-)
+from calibrate.segmented.network import WIDTH, Known, SegmentedHead, Segmenter, distances
 from calibrate.segmented.strikes import Strikes, together, window_pixels
 from calibrate.segmented.train import LATEST, STEPS_A_DRAW, Check, Part, Trained, Training, batch, checked
 from calibrate.spool import Spool

@@ -32,13 +32,13 @@ SHIFT = 4.0
 
 @dataclass(frozen=True)
 class Gaussians:
-    """Of every position: mean (positions, d), and the symmetric root of the inverse covariance.
+    """Mean (positions, d) of every position, or one of all (1, d); the inverse covariance's symmetric root.
 
     Unlike a triangular one it keeps the features apart, so that they mean the same at every position.
     """
 
     mean: Tensor
-    root: Tensor  # (positions, d, d)
+    root: Tensor  # (positions, d, d) or (1, d, d)
 
     @classmethod
     def empty(cls, folder: Path, positions: int, d: int) -> Gaussians:
