@@ -59,7 +59,7 @@ def our_graph(weights: Path, members: np.ndarray, neighbours: int) -> ov.Model:
     geometry = plan((0, 0, SIDE_PX, SIDE_PX), min(steps), max(steps))
     everything = reduce_dimensions(channels, sum(channels), "random", 0)
     spec = FrameSpec(width=SIDE_PX, height=SIDE_PX, pixel_format="BGR8")
-    features = quickened(feature_model(spec, geometry, backbone, everything, None, locally_aware=True))
+    features = quickened(feature_model(spec, geometry, backbone, everything, None, locally_aware=True), "f32")
     counting = np.ones((1, geometry.map_shape[0] * geometry.map_shape[1]), np.bool_)
     centre = members.mean(axis=0, dtype=np.float64).astype(np.float32)
     bank = Bank(members - centre, centre, np.zeros((counting.size, 0), np.float32))

@@ -49,7 +49,7 @@ def our_graph(weights: Path, reference: dict[str, np.ndarray], folder: Path) -> 
         index[(index >= first) & (index < last)] - first for first, last in itertools.pairwise(firsts)
     )
     spec = FrameSpec(width=SIDE_PX, height=SIDE_PX, pixel_format="BGR8")
-    features = quickened(feature_model(spec, geometry, backbone, Reduction(chosen), None))
+    features = quickened(feature_model(spec, geometry, backbone, Reduction(chosen), None), "f32")
     request = compile_model(features, "CPU", "f32", 2).create_infer_request()
     embeddings = np.stack([_asked(request, image).copy() for image in reference["fit_images"]], 1)
     writer = WhiteningWriter(folder, geometry.positions, len(index))

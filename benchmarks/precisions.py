@@ -32,9 +32,8 @@ from calibrate.graph import recipe_model, valid_cells
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
 from calibrate.progress import Silent
-from calibrate.quantise import quantised, rest_precision
+from calibrate.quantise import quantised
 from calibrate.tiles import Joiner
-from calibrate.winograd import quickened
 from inspectord.inspect import compile_model
 
 FRAMES, SIDE_PX = 40, 256
@@ -76,15 +75,14 @@ def our_graphs(model: str, frames: Path, export_dir: Path, folder: Path) -> dict
     else:
         weights = export_dir / "teacher.safetensors"
         wanted = dataclasses.replace(wanted, model="efficientad-s", extendable=None, weights=weights)
-    plan = prepare(dataclasses.replace(wanted, precision="bf16"), Silent())
-    rest = rest_precision(plan.kind.precisions, "CPU")
-    graphs = {"f32": quickened(plan.graph), "bf16": plan.graph}
-    graphs["int8"] = quantised(plan.graph, [plan.good.read(number) for number in range(len(plan.good))])
     found = {}
-    for name, hint in (("f32", "f32"), ("bf16", "bf16"), ("int8", rest)):
-        each = dataclasses.replace(plan, graph=graphs[name], rest=hint)
-        whole = modelled(each, folder, Silent())[0] if model == "padim" else _untrained(each)
-        found[name] = folder / f"{model}_{name}.xml", hint
+    for name in ("f32", "bf16", "int8"):
+        plan = prepare(dataclasses.replace(wanted, precision=name), Silent())
+        if name == "int8":
+            read = [plan.good.read(number) for number in range(len(plan.good))]
+            plan = dataclasses.replace(plan, graph=quantised(plan.graph, read))
+        whole = modelled(plan, folder, Silent())[0] if model == "padim" else _untrained(plan)
+        found[name] = folder / f"{model}_{name}.xml", plan.hint
         ov.serialize(whole, found[name][0])
     if model == "efficientad":
         lite = prepare(dataclasses.replace(wanted, model="efficientad-lite", weights=None), Silent())

@@ -59,7 +59,7 @@ def ensemble(
     steps, channels = strides(backbone, 1)
     geometry = plan((0, 0, side_px, side_px), min(steps), max(steps), tile=TILE)
     reduction = reduce_dimensions(channels, dimensions, "random", SEED)
-    features = quickened(feature_model(frame, geometry, backbone, reduction, None, one_by_one=True))
+    features = quickened(feature_model(frame, geometry, backbone, reduction, None, one_by_one=True), "f32")
     valid = valid_cells(geometry, None)
     joiner = Joiner(geometry, valid, usual_smoothing_px(geometry.cell) / geometry.cell)
     wide = Wide(Blur(valid, wide_cells(geometry.cell)), 1.0)
@@ -85,7 +85,7 @@ def alone(backbone: Backbone, reduction: Reduction) -> ov.Model:
     """The backbone for one tile: the features that PaDiM takes, and nothing else."""
     image = op.parameter([1, 1, TILE, TILE], ov.Type.f32)
     maps = backbone.features(image.output(0), reduction.chosen)
-    return quickened(ov.Model([op.result(each) for each in maps], [image], "backbone"))
+    return quickened(ov.Model([op.result(each) for each in maps], [image], "backbone"), "f32")
 
 
 def case(

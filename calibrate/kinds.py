@@ -135,7 +135,7 @@ class Kind(Protocol):
         how = self.locally_aware, own, light
         model = feature_model(frame, geometry, backbone, reduction, ignored, *how)
         # Of networks for each tile the transformed kernels would take too much memory.
-        return quickened(model) if own and options.precision == "f32" else model
+        return quickened(model, options.precision) if own else model
 
     def cost(self, plan: Plan, peak_mb: float) -> Cost:
         """Foresee the fit; peak_mb was taken so far. Raises FitError where it can't be done."""
