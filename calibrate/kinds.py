@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -50,6 +51,15 @@ class Cost:
     memory_mb: float  # peak of the whole process
     seconds: float  # besides reading frames and their features
     about: str = ""  # what else an operator should know before it starts
+
+
+def check_memory(what: str, takes_mb: float, allowed_mb: int, instead: str = "") -> None:
+    """Raises FitError where a fit would take more memory than it may; instead: what one may give besides."""
+    if takes_mb > allowed_mb:
+        raise FitError(
+            f"{what} would take {takes_mb:.0f} MB, --memory-mb allows {allowed_mb}; give --memory-mb "
+            f"{math.ceil(takes_mb)}" + (f", {instead}" if instead else "")
+        )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from scipy.linalg.lapack import dtrtri
 from calibrate.folds import Folds, Indices
 from calibrate.graph import Reduction
 from calibrate.heads import WhiteningWriter, is_packed, stored_values
-from calibrate.kinds import Cost, Kind, Learned, kept_in
+from calibrate.kinds import Cost, Kind, Learned, check_memory, kept_in
 from calibrate.options import FitOptions
 from calibrate.parallel import PROCESS_MB, Here, Unit, Workers, together, workers
 from calibrate.progress import Progress
@@ -78,13 +78,12 @@ class Padim(Kind):
         # diagonals), plain ones twice.
         loaded_mb = (largest + 16 * p * d if packed else 2 * largest) / 2**20
         least_mb = max(peak_mb + eight_bits * NNCF_LEAST_MB, peak_mb - GATE_LESS_MB + loaded_mb)
-        if least_mb > allowed_mb:
-            raise FitError(
-                f"the fit would take {least_mb:.0f} MB for {p:,} patches of {d} features ({peak_mb:.0f} of "
-                f"them for the network), --memory-mb allows {allowed_mb}; give --memory-mb "
-                f"{math.ceil(least_mb)}"
-                + ("" if plan.earlier else ", fewer --dimensions, or a smaller --resize")
-            )
+        check_memory(
+            f"the fit of {p:,} patches of {d} features (the network took {peak_mb:.0f} MB)",
+            least_mb,
+            allowed_mb,
+            "" if plan.earlier else "fewer --dimensions, or a smaller --resize",
+        )
         factorisations = 2 if plan.folds.leave_one_out else 1 + len(np.unique(plan.folds.of_frame))
         operations = p * d * d * (2 * n * factorisations + d * factorisations)
         return Cost(

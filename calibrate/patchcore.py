@@ -16,7 +16,6 @@ still at hand are held out as the new ones are: see calibrate.remembered.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,16 +27,15 @@ from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, PROJECTED, Candidates, Ground, Sizes, counting
 from calibrate.folds import Indices
 from calibrate.graph import Reduction
-from calibrate.kinds import Cost, Kind, Learned, OwnScores, TooAlikeError, kept_in
+from calibrate.kinds import Cost, Kind, Learned, OwnScores, TooAlikeError, check_memory, kept_in
 from calibrate.options import FitOptions
 from calibrate.padim import reduce_dimensions
 from calibrate.progress import Progress
 from calibrate.remembered import keep_frames, known_away
 from calibrate.reweight import Reweighted
 from calibrate.spool import Spool
-from calibrate.tile_banks import FLOPS, TOO_ALIKE, WORK_MB, foreseen, learn_by_tile, position_weight
+from calibrate.tile_banks import FLOPS, TOO_ALIKE, WORK_MB, foreseen_by_tile, learn_by_tile, position_weight
 from calibrate.tiles import Doubles
-from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
@@ -77,15 +75,15 @@ class PatchCore(Kind):
     def cost(self, plan: Plan, peak_mb: float) -> Cost:
         """Raises FitError where the bank can't be chosen, or memory would not do."""
         if plan.options.per_tile:
-            return foreseen(plan, peak_mb)
+            return foreseen_by_tile(plan, peak_mb)
         cost = self.foreseen(plan, peak_mb)
-        if cost.memory_mb > plan.options.memory_mb:
-            else_ = f"a --coreset of fewer than {Sizes.of(plan).members:,} members, or fewer --folds"
-            raise FitError(
-                f"the fit would take {cost.memory_mb:.0f} MB ({peak_mb:.0f} of them for the network), "
-                f"--memory-mb allows {plan.options.memory_mb}; give --memory-mb {math.ceil(cost.memory_mb)}, "
-                + ("or add fewer frames at a time" if plan.earlier else else_)
-            )
+        fewer = f"a --coreset of fewer than {Sizes.of(plan).members:,} members, or fewer --folds"
+        check_memory(
+            f"the fit (the network took {peak_mb:.0f} MB)",
+            cost.memory_mb,
+            plan.options.memory_mb,
+            "or add fewer frames at a time" if plan.earlier else fewer,
+        )
         return cost
 
     def foreseen(self, plan: Plan, peak_mb: float) -> Cost:

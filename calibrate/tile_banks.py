@@ -21,12 +21,11 @@ from openvino import opset15 as op
 from calibrate.bank import Bank
 from calibrate.candidates import CORESET, MEMBERS, MOST, PROJECTED, Candidates, Ground, Sizes, counting
 from calibrate.folds import Indices
-from calibrate.kinds import Cost, Learned, TooAlikeError
+from calibrate.kinds import Cost, Learned, TooAlikeError, check_memory
 from calibrate.options import FitOptions
 from calibrate.parallel import PROCESS_MB, Unit, together, workers
 from calibrate.progress import Progress
 from calibrate.spool import Spool
-from inspectord.errors import FitError
 from inspectord.inspect import Floats
 
 if TYPE_CHECKING:
@@ -124,7 +123,7 @@ def tile_sizes(plan: Plan) -> list[Sizes]:
     return found
 
 
-def foreseen(plan: Plan, peak_mb: float) -> Cost:
+def foreseen_by_tile(plan: Plan, peak_mb: float) -> Cost:
     """Raises FitError where memory would not do for the tiles that are fitted together."""
     sizes, options = tile_sizes(plan), plan.options
     largest, members = max(sizes, key=lambda size: size.candidates), sum(size.members for size in sizes)
@@ -138,12 +137,12 @@ def foreseen(plan: Plan, peak_mb: float) -> Cost:
     processes = 0 if count == 1 else count * PROCESS_MB
     fitting = processes + (count * unit + 8 * members * d) / 1e6
     memory = peak_mb + WORK_MB + max(fitting, plan.damping_bytes / 1e6)
-    if memory > options.memory_mb:
-        raise FitError(
-            f"the fit would take {memory:.0f} MB, {unit / 1e6:.0f} of them for each tile in memory and "
-            f"{count} at a time; --memory-mb allows {options.memory_mb}: give --memory-mb "
-            f"{math.ceil(memory)}, fewer --jobs, or a smaller --tile or --coreset"
-        )
+    check_memory(
+        f"the fit ({unit / 1e6:.0f} MB for each tile in memory, {count} at a time)",
+        memory,
+        options.memory_mb,
+        "fewer --jobs, or a smaller --tile or --coreset",
+    )
     choosing = sum(2 * chosen_in * size.candidates * size.members * 2 for size in sizes)
     scoring = sum(2 * d * size.patches * size.members for size in sizes)
     return Cost(

@@ -205,8 +205,8 @@ def test_memory_is_foreseen_as_it_was_measured_and_refused_only_where_it_would_n
 
     assert cost(1500).memory_mb == 1500
     refused = (
-        rf"would take (\d+) MB for {positions:,} patches of {dimensions} features \({network_mb} .*"
-        r"--memory-mb allows 700; give --memory-mb \d+, fewer --dimensions, or a smaller --resize"
+        rf"{positions:,} patches of {dimensions} features \(the network took {network_mb} MB\) would take "
+        r"(\d+) MB, --memory-mb allows 700; give --memory-mb \d+, fewer --dimensions, or a smaller --resize"
     )
     with pytest.raises(FitError, match=refused) as found:
         cost(700)

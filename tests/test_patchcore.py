@@ -382,7 +382,7 @@ def test_a_bank_of_every_good_patch_is_refused(good, tmp_path):
 
 
 def test_memory_is_foreseen_and_refused_with_the_numbers(good, tmp_path):
-    with pytest.raises(FitError, match=r"would take \d+ MB .* --memory-mb allows 100; give --memory-mb \d+"):
+    with pytest.raises(FitError, match=r"would take \d+ MB, --memory-mb allows 100; give --memory-mb \d+"):
         estimate(prepared(good, tmp_path, memory_mb=100))
 
 

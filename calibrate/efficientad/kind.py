@@ -28,7 +28,7 @@ from calibrate.efficientad.teachers import open_teacher
 from calibrate.efficientad.train import Training
 from calibrate.folds import Indices
 from calibrate.graph import Reduction
-from calibrate.kinds import Cost, Kind, Learned
+from calibrate.kinds import Cost, Kind, Learned, check_memory
 from calibrate.options import FitOptions, duration
 from calibrate.progress import Progress
 from calibrate.spool import Scratch, Spool
@@ -87,12 +87,12 @@ class EfficientAD(Kind):
         detector = network.untrained(*shape[1:])
         check_accelerator(plan, detector, shape)
         memory = peak_mb + host_mb(plan, detector, shape) + apart_mb(plan, detector, shape)
-        if memory > options.memory_mb:
-            raise FitError(
-                f"training on tiles of {shape[2]}x{shape[1]} pixels would take {memory:.0f} MB, --memory-mb "
-                f"allows {options.memory_mb}; give --memory-mb {math.ceil(memory)}, or a smaller --tile or "
-                "--resize" + (", or fewer --jobs" if options.jobs > 1 else "")
-            )
+        check_memory(
+            f"training on tiles of {shape[2]}x{shape[1]} pixels",
+            memory,
+            options.memory_mb,
+            "or a smaller --tile or --resize" + (", or fewer --jobs" if options.jobs > 1 else ""),
+        )
         each_s, networks = self._training_s(plan, detector), plan.geometry.tiles if options.per_tile else 1
         training_s = each_s * math.ceil(networks / min(options.jobs, networks))
         weights = networks * sum(value.numel() for value in detector.trained.state_dict().values())

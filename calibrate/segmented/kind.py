@@ -30,7 +30,7 @@ import torch
 from calibrate.adapt import NothingGainedError, refused
 from calibrate.backbones import Backbone
 from calibrate.candidates import counting
-from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned
+from calibrate.kinds import ALL_THE_SAME, Cost, Kind, Learned, check_memory
 from calibrate.options import ADAPT_FEWEST, FitOptions
 from calibrate.pretrain import defects
 from calibrate.progress import Progress
@@ -100,12 +100,12 @@ class Segmented(Kind):
         maps = 4 * p * (batch(p) * (6 * d + 8 * WIDTH) + frames * (d + 1))
         struck = STRIKING * 12 * window_pixels(roi) * min(batch(p), together(roi))
         memory = LIBRARY_MB + max(cost.memory_mb, learning_mb + (maps + struck) / 1e6)
-        if memory > plan.options.memory_mb:
-            raise FitError(
-                f"{self.name} would take {memory:.0f} MB for {p:,} patches of {d} features, --memory-mb "
-                f"allows {plan.options.memory_mb}; give --memory-mb {math.ceil(memory)}, fewer --dimensions, "
-                f"or take --model {self.plain} without --adapt"
-            )
+        check_memory(
+            f"{self.name} of {p:,} patches of {d} features",
+            memory,
+            plan.options.memory_mb,
+            f"fewer --dimensions, or take --model {self.plain} without --adapt",
+        )
         training = len(HALVES) * (plan.options.steps or STEPS) / STEPS_A_DRAW * _batch_seconds(plan)
         return Cost(
             recipe_mb=cost.recipe_mb,
