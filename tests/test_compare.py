@@ -157,6 +157,22 @@ def test_of_two_kinds_that_work_the_surely_better_one_is_taken_in_the_figures_of
     assert sum(found[1]) > sum(found[0]) + 10
 
 
+def test_a_kind_with_networks_is_compared_to_its_end(tmp_path):
+    pytest.importorskip("torch")
+    good = write_parts(tmp_path / "good", 107)  # the fewest, of which a quarter is held out
+    few = ("--backbone", "lite", "--dimensions", 24, "--steps", 4, "--memory-mb", 3000)
+    done = subprocess.run(
+        command(good, "--models", "patchcore,patchcore-seg", *few),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rows = re.findall(r"^(patchcore(?:-seg)?)  .* \d+/60 +\d+/60 ", done.stdout, re.MULTILINE)
+    assert rows == ["patchcore", "patchcore-seg"], done.stdout
+    assert "could not be compared" not in done.stdout
+
+
 def test_the_page_tells_the_same_as_the_terminal(compared):
     folder, done, figures = compared
     text = " ".join(Tags((folder / "p.html").read_text()).text.split())

@@ -6,8 +6,11 @@ import dataclasses
 import errno
 import math
 import os
+import signal
+import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -640,6 +643,35 @@ def test_the_command_adapts_and_refuses_what_would_do_nothing(monkeypatch, parts
     ):
         assert main(["fit", str(parts), *place, *arguments]) == 78
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT], ids=lambda number: number.name)
+def test_who_stops_it_while_the_networks_learn_keeps_what_is_active(parts, tmp_path, number):
+    recipes, scratch = tmp_path / "recipes", tmp_path / "scratch"
+    scratch.mkdir()
+    run(parts, tmp_path, model="padim", steps=None, activate=True)
+    words = ["fit", parts, "--product", "flange", "--recipes", recipes, "--adapt", "5", "--backbone", "lite"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "calibrate", *map(str, words), "--threads", "1", "--memory-mb", "3000"],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "TMPDIR": str(scratch)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    said = ""
+    while "showing made-up defects" not in said:
+        line = process.stderr.readline()
+        assert line, said
+        said += line
+    process.send_signal(number)
+    said += process.communicate(timeout=20)[1]
+    assert process.returncode == (130 if number == signal.SIGINT else -number)
+    assert "Traceback" not in said
+    assert active_recipe(recipes, "flange").path.name == "0001"
+    assert [path.name for path in (recipes / "flange").iterdir() if path.name.isdigit()] == ["0001"]
+    if number == signal.SIGINT:  # torch makes a folder of its own
+        assert not [path for path in scratch.iterdir() if not path.name.startswith("torchinductor")]
 
 
 def test_a_fully_trained_fit_activates_and_rejects_a_painted_part(parts, tmp_path):
