@@ -41,7 +41,10 @@ OF_MODEL: dict[str, tuple[str, ...]] = {
     "minutes": ("efficientad-...", *ADAPTED.values()),
     "train_device": ("efficientad-...",),
 }
-NOT_OF_EFFICIENTAD = ("backbone", "layers", "dimensions", "reduction", "surroundings", "relight")
+NOT_OF: dict[str, tuple[str, ...]] = {
+    "efficientad-...": ("backbone", "layers", "dimensions", "reduction", "surroundings", "relight"),
+    "padim-seg": ("surroundings",),
+}
 
 
 def fit_options(options: argparse.Namespace) -> FitOptions:
@@ -93,8 +96,7 @@ def _not_of_trained(options: argparse.Namespace) -> None:
     """What trains a network has no use for some flags."""
     if options.model not in TRAINED:
         return
-    around = ("surroundings",) if options.model == "padim-seg" else ()
-    for flag in NOT_OF_EFFICIENTAD if options.model in EFFICIENTAD else around:
+    for flag in NOT_OF.get(family(options.model), ()):
         if getattr(options, flag) is not None:
             given = f"no-{flag}" if getattr(options, flag) is False else flag
             raise SettingsError(f"--{given} has no effect with --model {options.model}; leave it out")

@@ -6,12 +6,12 @@ import argparse
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from calibrate.chosen import NOT_OF_EFFICIENTAD, OF_MODEL, family, fit_options
+from calibrate.chosen import NOT_OF, OF_MODEL, family, fit_options
 from calibrate.options import EFFICIENTAD, FitOptions
 from inspectord.errors import SettingsError, StateError
 
 THROWN_AWAY = {"activate": False, "extendable": False}  # to be fitted again, from all good frames
-NOT_OF_ALL = (*OF_MODEL, *NOT_OF_EFFICIENTAD, "weights")
+NOT_OF_ALL = (*OF_MODEL, *NOT_OF["efficientad-..."], "weights")
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,8 @@ def _options_of(kind: str, options: argparse.Namespace) -> FitOptions:
 
 
 def _takes(kind: str, flag: str, options: argparse.Namespace) -> bool:
-    trained = kind in EFFICIENTAD
     if flag == "weights":  # of the backbone, where one is named; else of the trained kinds' teacher
-        return trained == (options.backbone is None)
+        return (kind in EFFICIENTAD) == (options.backbone is None)
     if flag in OF_MODEL:
         return family(kind) in OF_MODEL[flag]
-    return not trained and (flag != "surroundings" or kind != "padim-seg")
+    return flag not in NOT_OF.get(family(kind), ())
