@@ -138,14 +138,17 @@ class Kind(Protocol):
         ignored: npt.NDArray[np.bool_] | None,
         options: FitOptions,
         light: Light | None = None,
+        quick: bool = True,
     ) -> ov.Model:
-        """The feature graph in the form that runs soonest where, and as precisely as, the options say."""
+        """The feature graph in the form that runs soonest where, and as precisely as, the options say; quick:
+        with large convolutions as calibrate.winograd has them.
+        """
         own = options.device == "CPU" and not self.apart(options)
         # An accelerator would rather have tiles together.
         how = self.locally_aware, own, light
         model = feature_model(frame, geometry, backbone, reduction, ignored, *how)
         # Of networks for each tile the transformed kernels would take too much memory.
-        return quickened(model, options.precision) if own else model
+        return quickened(model, options.precision) if own and quick else model
 
     def cost(self, plan: Plan, peak_mb: float) -> Cost:
         """Foresee the fit; peak_mb was taken so far. Raises FitError where it can't be done."""

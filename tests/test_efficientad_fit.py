@@ -22,7 +22,9 @@ from test_efficientad import teacher_file  # noqa: E402
 from calibrate import publish  # noqa: E402
 from calibrate.cli import main  # noqa: E402
 from calibrate.efficientad import foresee, settings, train  # noqa: E402
+from calibrate.efficientad import kind as kind_module  # noqa: E402
 from calibrate.efficientad import place as place_module  # noqa: E402
+from calibrate.efficientad.agreement import DisagreeError, check_agreement  # noqa: E402
 from calibrate.efficientad.detector import Detector, new_detector  # noqa: E402
 from calibrate.efficientad.foresee import Noise  # noqa: E402
 from calibrate.efficientad.place import Place  # noqa: E402
@@ -641,6 +643,23 @@ def test_the_papers_network_runs_with_winograds_convolutions(large, tmp_path, ch
     recipe = run(large, tmp_path, model="efficientad-s", steps=1, memory_mb=100_000, **changes)
     nodes, by = ov.Core().read_model(recipe.model_path).get_ops(), changes.get("precision", "f32")
     assert any(gains(node, by) for node in nodes) is not quick
+
+
+def test_where_quick_convolutions_would_round_too_much_they_are_direct(large, tmp_path, monkeypatch):
+    """Of students that know their part better than a test could train one: any quick graph disagrees."""
+    progress = Silent()
+
+    def disagrees(plan):
+        monkeypatch.setattr(kind_module, "check_agreement", check_agreement)
+        raise DisagreeError("rounded away")
+
+    monkeypatch.setattr(kind_module, "check_agreement", disagrees)
+    monkeypatch.setattr("calibrate.winograd.bf16_by_vectors", lambda: True)
+    recipe = run(
+        large, tmp_path, progress, model="efficientad-s", steps=1, memory_mb=100_000, precision="bf16"
+    )
+    assert kind_module.DIRECTLY in progress.notes
+    assert any(gains(node, "bf16") for node in ov.Core().read_model(recipe.model_path).get_ops())
 
 
 def test_tiles_one_by_one_can_be_computed_in_8_bits(large, tmp_path):

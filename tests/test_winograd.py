@@ -80,8 +80,8 @@ def test_the_result_is_that_of_the_plain_convolution(side, pads, how):
 @pytest.mark.parametrize("side", [3, 4])
 @pytest.mark.skipif(not bf16_by_vectors(), reason="this processor has no bf16, or a unit of its own for it")
 def test_in_bf16_every_product_is_one_of_bf16_and_rounds_little(side):
-    """A product with a constant would be one of float32: broken on purpose so once. With the points of
-    float32's 4 x 4 patches 4 x 4 kernels round by 3.6 %.
+    """A product whose first factor is a constant would be one of float32: broken on purpose so once. With the
+    points of float32's 4 x 4 patches 4 x 4 kernels round by 3.6 %.
     """
     plain = model(side, shape=(1, 128, 64, 64), after=256)
     quick = quickened(plain, "bf16")
@@ -131,6 +131,9 @@ def test_what_gains_nothing_stays():
     assert unchanged(model(3, shape=(1, 64, 37, 45)))
     assert unchanged(model(3, shape=(1, 128, 18, 18)))
     assert not unchanged(model(3, shape=(1, 256, 18, 18), after=256))
+    assert unchanged(
+        model(3, shape=(1, 512, 16, 16), after=512)
+    )  # 14 x 14 cells: kernels weigh more than these
     assert unchanged(model(3, shape=(2, 128, 37, 45)))
     assert unchanged(model(4, stride=2, shape=(1, 128, 90, 90)))
     assert unchanged(model(5))

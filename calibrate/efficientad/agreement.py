@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 PARITY_8_BIT = 0.01
 
 
+class DisagreeError(FitError):
+    """The compiled graph's maps are not the trained network's."""
+
+
 def check_agreement(plan: Plan) -> None:
     """Compare the maps of the golden frames and the marked one; the plan's graph is the trained one's, before
-    it is brought to 8 bits. Raises FitError where they differ.
+    it is brought to 8 bits. Raises DisagreeError where they differ.
     """
     options = plan.options
     compiled = compile_model(plan.graph, options.device, plan.hint, options.threads).create_infer_request()
@@ -41,7 +45,7 @@ def check_agreement(plan: Plan) -> None:
         worst = float(np.abs(found - known).max() / max(float(known.max()), 1e-12))
         if not worst <= tolerance:
             step = "report this with the frames" if exact else "use --precision f32"
-            raise FitError(
+            raise DisagreeError(
                 f"the compiled network's map differs from the trained one's by {worst:.2%}; the recipe was "
                 f"not published: {step}"
             )
