@@ -56,7 +56,7 @@ def plain(options: FitOptions) -> FitOptions:
 
 def not_adapted(model: str, why: object) -> str:
     """What an operator reads where a kind is fitted plainly."""
-    return f"plain {model} is fitted, not adapted to the part: {why}"
+    return f"warning: plain {model} is fitted, not adapted to the part: {why}"
 
 
 def refused(options: FitOptions) -> str:

@@ -207,7 +207,8 @@ def _by_given(chosen: str, ready: dict[str, Measured], comparison: Comparison) -
         end = f" They say the same: {chosen} stands highest."
     else:
         end = f" There {top} stands highest, not {chosen}."
-    return [f"The defective frames had no say in this. AUROC on them: {said}.{end}", *failed]
+    untold = [f"{text}." for text in given[chosen].untold()] if chosen in given else []
+    return [f"The defective frames had no say in this. AUROC on them: {said}.{end}", *untold, *failed]
 
 
 def _evidence(comparison: Comparison) -> str:

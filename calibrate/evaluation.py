@@ -17,6 +17,7 @@ from inspectord.messages import Verdict
 from inspectord.recipe import Limits
 
 NAMED = 10  # files of a list that the table names
+UNTOLD = 0.6  # of a kind with a lower AUROC good test parts score about as high
 BY_CHANCE = 0.001  # less likely than this, and good test parts are not like those that taught
 GOOD = "good"  # the folder name of good parts; all others are kinds of defects
 
@@ -166,8 +167,9 @@ class Evaluation:
         ]
         if escaped:
             console.print(f"escaped: {_some(escaped)}", markup=False, soft_wrap=True)
-            if told := self._told_apart():
-                console.print(told, markup=False, soft_wrap=True)
+            for told in (self._told_apart(), *self.untold()):
+                if told:
+                    console.print(told, markup=False, soft_wrap=True)
         if self.likeness is not None and not self.likeness.alike:
             good = [image for image in self.images if image.kind == GOOD and image.score is not None]
             highest = sorted(good, key=lambda image: image.score or 0, reverse=True)
@@ -178,6 +180,17 @@ class Evaluation:
         missed = [image for image in self.images if image.score is None]
         for image in missed:
             console.print(f"NOT_INSPECTED {image.file}: {image.why}", markup=False, soft_wrap=True)
+
+    def untold(self) -> list[str]:
+        """Of each kind that passes and scores hardly higher than good parts: that no limit stops it alone."""
+        return [
+            f"{each.kind}: {each.escapes.events} of {each.escapes.parts} escape, and they score hardly "
+            f"higher than good test parts (AUROC {each.image_auroc:.2f}), so a lower limit would reject good "
+            "parts first. Is something missing there, on parts that lie at any angle? What is left looks "
+            "like any other good place: see docs/fitting.md, 'Something is missing'"
+            for each in self.kinds
+            if each.image_auroc is not None and each.image_auroc < UNTOLD and each.escapes.events
+        ]
 
     def _told_apart(self) -> str:
         """That a lower limit would stop defects, and what lowers it; nothing where it would not."""

@@ -134,6 +134,15 @@ def test_defective_frames_are_told_and_decide_nothing(row):
         assert ("There dull stands highest, not keen." in said) == (one == 0.5)
 
 
+def test_what_the_kind_that_is_taken_lets_pass_is_named(row):
+    chosen = row("keen", given=0.7)
+    hole = KindResult("missing_hole", 0.2, Rate.of(3, 3))
+    given = replace(chosen.measured.given, kinds=(hole,))
+    chosen = replace(chosen, measured=replace(chosen.measured, given=given))
+    said = advise(comparison(chosen, defective="bad")).changes
+    assert any(text.startswith("missing_hole: 3 of 3 escape") for text in said)
+
+
 def test_a_kind_that_is_ruled_out_is_not_brought_back_by_defective_frames(row):
     rows = row("keen", given=0.5), row("blind", blind=BLIND, given=0.99)
     advice = advise(comparison(*rows, defective="bad"))

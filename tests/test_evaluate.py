@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from calibrate.evaluate import evaluate
-from calibrate.evaluation import Likeness
+from calibrate.evaluation import KindResult, Likeness, Rate
 from calibrate.fit import fit
 from calibrate.options import FitOptions
 from calibrate.plan import prepare
@@ -132,6 +132,19 @@ def test_defects_that_a_lower_limit_would_stop_are_counted(data, recipe):
     assert "of these" not in printed(replace(above, limit=highest))
     good_missing = tuple(image for image in above.images if image.kind != "good")
     assert "of these" not in printed(replace(above, images=good_missing))
+
+
+def test_a_kind_that_scores_no_higher_than_good_parts_is_named(data, recipe):
+    result = evaluate(recipe, data, Silent(), threads=2)
+    assert not result.untold()
+    hole = KindResult("missing_hole", 0.133, Rate.of(3, 3))
+    found, caught = replace(hole, image_auroc=0.61), replace(hole, escapes=Rate.of(0, 3))
+    above = replace(
+        result, kinds=(hole, found, caught), images=tuple(passing(image) for image in result.images)
+    )
+    (told,) = above.untold()
+    assert told.startswith("missing_hole: 3 of 3 escape, and they score hardly higher than good test parts")
+    assert told in " ".join(printed(above).split())
 
 
 def passing(image):

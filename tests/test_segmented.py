@@ -604,7 +604,9 @@ def test_auto_keeps_the_plain_kind_where_the_networks_find_no_more(
         assert recipe.spec.model.kind == kept
         (note,) = [note for note in progress.notes if said in note]
         assert note.startswith("warning: nothing is gained") == (not gain and wanted == 1.0)
-        assert note.startswith(f"plain {plain} is fitted, not adapted to the part") == (kept == plain)
+        assert note.startswith(f"warning: plain {plain} is fitted, not adapted to the part") == (
+            kept == plain
+        )
     plainly = run(parts, tmp_path, model=plain, steps=None)
     assert recipe.hash != plainly.hash
     if not gain:
